@@ -1,0 +1,166 @@
+"""Results on disk: saved whole, found again by their configuration, with provenance."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+__version__ = "0.1.0"
+_HERE = Path(__file__).parent
+
+
+def code_digest(modules: Sequence[str]) -> str:
+    """Returns a hash of the source of some of the package's modules, so that results of other code are not reused.
+
+    Args:
+        modules: File names relative to the package, such as 'l3d.py'.
+    """
+    h = hashlib.sha256()
+    for name in sorted(modules):
+        h.update(name.encode() + (_HERE / name).read_bytes())
+    return h.hexdigest()[:16]
+
+
+def provenance(device: str = "cpu") -> dict[str, Any]:
+    """Returns where and with what a result was computed: versions, commit, device, date."""
+    return {
+        "version": __version__,
+        "commit": _commit(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "device": torch.cuda.get_device_name() if device.startswith("cuda") else _cpu_name(),
+        "threads": torch.get_num_threads(),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+    }
+
+
+def _commit() -> str | None:
+    """Returns the commit of the checkout the package lies in, with '+' if it has changes; None outside one."""
+    try:
+        run = ["git", "-C", str(_HERE), "describe", "--always", "--dirty=+", "--abbrev=12", "--match="]
+        return subprocess.run(run, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _cpu_name() -> str:
+    """Returns the processor's name and how many cores this process may use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        model = platform.processor() or platform.machine()
+    return f"{model}, {cores} cores"
+
+
+def config_hash(config: dict[str, Any]) -> str:
+    """Returns the first 8 hexadecimal digits of the hash of a JSON-able configuration."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def artifact_path(folder: str | Path, experiment: str, config: dict[str, Any]) -> Path:
+    """Returns the folder of a result, `<experiment>-<hash8>`."""
+    return Path(folder) / f"{experiment}-{config_hash(config)}"
+
+
+def save_artifact(
+    path: Path, config: dict[str, Any], tensors: dict[str, Tensor], metrics: dict[str, Any], facts: dict[str, Any]
+) -> None:
+    """Writes a result folder: config.json, tensors.safetensors, metrics.json, provenance.json.
+
+    Args:
+        path: The folder to appear; it is written under another name and renamed, so it is whole or absent.
+        config: What determines the result.
+        tensors: Arrays.
+        metrics: Numbers.
+        facts: Provenance and seconds.
+
+    Raises:
+        OSError: The folder cannot be written; an earlier result is untouched.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    except OSError as error:
+        raise OSError(f"cannot write {path}: {error.strerror}; expected a writable folder. Choose another.") from error
+    try:
+        save_file({name: t.contiguous() for name, t in tensors.items()}, part / "tensors.safetensors")
+        for name, content in {"config": config, "metrics": metrics, "provenance": facts}.items():
+            (part / f"{name}.json").write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+        old = part.with_suffix(".old")
+        if path.exists():
+            path.rename(old)
+        part.rename(path)
+        shutil.rmtree(old, ignore_errors=True)
+    except (OSError, SafetensorError) as error:
+        raise OSError(f"writing {path} failed ({error}); expected room on the disk. Free some, run again.") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def load_artifact(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Any], dict[str, Any]]:
+    """Returns config, tensors, metrics and provenance of a result folder.
+
+    Raises:
+        ValueError: The folder is not whole.
+    """
+    try:
+        config, metrics, facts = (
+            json.loads((path / f"{name}.json").read_text()) for name in ("config", "metrics", "provenance")
+        )
+        return config, load_file(path / "tensors.safetensors"), metrics, facts
+    except (OSError, SafetensorError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is no whole result ({error}); delete the folder to compute it again.") from error
+
+
+def cached(
+    folder: str | Path,
+    experiment: str,
+    config: dict[str, Any],
+    compute: Callable[[Path], tuple[dict[str, Tensor], dict[str, Any]]],
+    device: str = "cpu",
+) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]:
+    """Returns a result from disk, or computes and saves it.
+
+    Args:
+        folder: Where results live.
+        experiment: Name of the result.
+        config: What determines it, code digest and data identity included; JSON-able.
+        compute: Takes a scratch folder for checkpoints, which survives interruption and is removed at the end;
+            returns tensors and metrics.
+        device: For the provenance.
+
+    Returns:
+        Tensors, metrics and provenance with the seconds it took.
+
+    Raises:
+        ValueError: A folder of this name is there but not whole.
+        OSError: The result cannot be written.
+    """
+    path = artifact_path(folder, experiment, config)
+    if not path.exists():
+        scratch = path.with_name(path.name + ".unfinished")
+        scratch.mkdir(parents=True, exist_ok=True)
+        start = time.monotonic()
+        tensors, metrics = compute(scratch)
+        facts = {**provenance(device), "wall_seconds": round(time.monotonic() - start, 1)}
+        save_artifact(path, config, tensors, metrics, facts)
+        shutil.rmtree(scratch, ignore_errors=True)
+    _, tensors, metrics, facts = load_artifact(path)
+    return tensors, metrics, facts
