@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .divergences import Divergence, resolve_divergence
 from .references import draw_partners, reference_outputs
@@ -64,7 +66,7 @@ def select_parameters(model: nn.Module, patterns: str | Sequence[str] = "*") -> 
         and any(fnmatchcase(alias, pattern) for alias in aliases[id(parameter)] for pattern in patterns)
     }
     if not chosen:
-        names = [name for name, _ in model.named_parameters()]
+        names = list(dict(model.named_parameters()))
         shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
         raise ValueError(
             f"no parameter matches {patterns}; the model has {len(names)} parameters: {shown}. "
@@ -131,9 +133,10 @@ def build_target(models: Sequence[nn.Module], parameters: str | Sequence[str] = 
     )
 
 
-def _call(module: nn.Module, w: dict[str, Tensor], rest: dict[str, Tensor], x: Tensor) -> Tensor:
+def model_outputs(module: nn.Module, w: dict[str, Tensor], x: Tensor) -> Tensor:
     """Returns f(x, W) as a tensor `[n, ..., n_o]`, also for models that return an object with logits."""
-    out = functional_call(module, {**w, **rest}, (x,))
+    with sdpa_kernel(SDPBackend.MATH):  # The fused kernels have neither batching rules nor forward derivatives.
+        out = functional_call(module, w, (x,))
     out = out if isinstance(out, Tensor) else getattr(out, "logits", None)
     if not isinstance(out, Tensor) or out.ndim < 2:
         got = tuple(out.shape) if isinstance(out, Tensor) else "no tensor and no .logits"
@@ -160,9 +163,9 @@ def target_outputs(target: Target, x: Tensor) -> Tensor:
     """
     with torch.no_grad():
         if target.n_models == 1:
-            y = _call(target.module, _first(target.w0), _first(target.rest), x.flatten(0, 1)).unflatten(0, x.shape[:2])
+            y = model_outputs(target.module, _first(target.w0 | target.rest), x.flatten(0, 1)).unflatten(0, x.shape[:2])
         else:
-            y = vmap(lambda w, rest, x: _call(target.module, w, rest, x))(target.w0, target.rest, x)
+            y = vmap(partial(model_outputs, target.module))(target.w0 | target.rest, x)
     return y.unsqueeze(2) if y.ndim == 3 else y.flatten(2, -2)
 
 
@@ -172,7 +175,7 @@ def _pull_back(
     """Returns the gradients of one input's positions, `[n_positions, n_w]`, from `[n_positions, n_o]` cotangents."""
 
     def positions(w: dict[str, Tensor]) -> Tensor:
-        return _call(module, w, rest, x[None]).flatten(0, -2)
+        return model_outputs(module, w | rest, x[None]).flatten(0, -2)
 
     _, pull = vjp(positions, w)
     if len(cotangent) == 1:
@@ -210,11 +213,9 @@ def sample_gradients(target: Target, x: Tensor, cotangents: Tensor, chunk_size: 
 
 def split_parameters(flat: Tensor, shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
     """Returns flat vectors `[..., n_w]` as a dict of tensors `[..., *shape]`."""
-    sizes = [torch.Size(shape).numel() for shape in shapes.values()]
-    parts = flat.split(sizes, -1)
+    parts = flat.split([torch.Size(shape).numel() for shape in shapes.values()], -1)
     return {
-        name: part.reshape(*flat.shape[:-1], *shape)
-        for (name, shape), part in zip(shapes.items(), parts, strict=True)
+        name: part.reshape(*flat.shape[:-1], *shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)
     }
 
 

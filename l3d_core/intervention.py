@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, jvp
 
-from .gradients import build_target, check_inputs, sample_gradients, target_outputs
+from .gradients import build_target, check_inputs, model_outputs, sample_gradients, target_outputs
 from .references import draw_partners, reference_outputs
 from .training import L3D
 
@@ -17,7 +17,9 @@ from .training import L3D
 def _check_subnetworks(l3d: L3D, chosen: Sequence[int]) -> None:
     wrong = [v for v in chosen if not isinstance(v, int) or not 0 <= v < l3d.v_out.n_v]
     if wrong:
-        raise ValueError(f"subnetwork {wrong[0]!r} does not exist; expected whole numbers from 0 to {l3d.v_out.n_v - 1}.")
+        raise ValueError(
+            f"subnetwork {wrong[0]!r} does not exist; expected whole numbers from 0 to {l3d.v_out.n_v - 1}."
+        )
 
 
 def direction(l3d: L3D, coefficients: Mapping[int, float], tensors: str | Sequence[str] = "*") -> dict[str, Tensor]:
@@ -194,8 +196,7 @@ def output_gradients(l3d: L3D, subnetwork: int, inputs: Tensor, *, probabilities
     w0 = {name: w.detach() for name, w in l3d.model.named_parameters() if name in v}
 
     def outputs(w: dict[str, Tensor]) -> Tensor:
-        out = functional_call(l3d.model, w, (inputs,))
-        out = out if isinstance(out, Tensor) else out.logits
+        out = model_outputs(l3d.model, w, inputs)
         return out.softmax(-1) if probabilities else out
 
     return jvp(outputs, (w0,), (v,))[1].detach()
@@ -213,4 +214,3 @@ def top_outputs(gradients: Tensor, n: int = 5, *, signed: bool = False) -> Tenso
         Indices `[..., n]`, most moved first.
     """
     return (gradients if signed else gradients.abs()).topk(n, -1).indices
-

@@ -1,0 +1,1 @@
+"""One module per chapter: what its notebook computes, as a plain record."""

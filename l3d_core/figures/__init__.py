@@ -1,0 +1,1 @@
+"""One module per chapter: plot_<thing>(result) -> Figure, nothing else."""
