@@ -121,10 +121,9 @@ def build_target(models: Sequence[nn.Module], parameters: str | Sequence[str] = 
             odd = sorted(set(other.items()) ^ set(shapes[0].items()))[0][0]
             raise ValueError(f"model {i} differs from model 0 in {odd!r}; expected one architecture side by side.")
     chosen = select_parameters(models[0], parameters)
-    one = len(models) == 1
     stacked = {
-        name: tensors[0][name].detach()[None] if one else torch.stack([named[name].detach() for named in tensors])
-        for name in tensors[0]
+        name: w.detach()[None] if len(models) == 1 else torch.stack([named[name].detach() for named in tensors])
+        for name, w in tensors[0].items()
     }
     return Target(
         models[0],
@@ -169,18 +168,16 @@ def target_outputs(target: Target, x: Tensor) -> Tensor:
     return y.unsqueeze(2) if y.ndim == 3 else y.flatten(2, -2)
 
 
-def _pull_back(
-    module: nn.Module, w: dict[str, Tensor], rest: dict[str, Tensor], x: Tensor, cotangent: Tensor
-) -> Tensor:
-    """Returns the gradients of one input's positions, `[n_positions, n_w]`, from `[n_positions, n_o]` cotangents."""
+def _pull_back(module: nn.Module, w: dict[str, Tensor], rest: dict[str, Tensor], x: Tensor, c: Tensor) -> Tensor:
+    """Returns the gradients of one input's positions, `[n_positions, n_w]`, from cotangents `[n_positions, n_o]`."""
 
     def positions(w: dict[str, Tensor]) -> Tensor:
         return model_outputs(module, w | rest, x[None]).flatten(0, -2)
 
     _, pull = vjp(positions, w)
-    if len(cotangent) == 1:
-        return torch.cat([g.flatten() for g in pull(cotangent)[0].values()])[None]
-    each = torch.eye(len(cotangent), dtype=cotangent.dtype, device=cotangent.device)[:, :, None] * cotangent
+    if len(c) == 1:
+        return torch.cat([g.flatten() for g in pull(c)[0].values()])[None]
+    each = torch.eye(len(c), dtype=c.dtype, device=c.device)[:, :, None] * c
     return torch.cat([g.flatten(1) for g in vmap(pull)(each)[0].values()], 1)
 
 

@@ -100,7 +100,7 @@ class Layout:
         return sum(math.prod(shape) for shape in self.shapes.values())
 
     def shares(self) -> Tensor:
-        """Returns, for each number, the power of a scale that its piece carries: 1 / number of pieces, `[n_numbers]`."""
+        """Returns, for each number, the power of a scale its piece carries: 1 / number of pieces, `[n_numbers]`."""
         parts = [torch.full((math.prod(p),), 1 / len(ps)) for ps in self.pieces.values() for p in ps]
         return torch.cat(parts).double()
 
