@@ -101,8 +101,8 @@ class Layout:
 
     def shares(self) -> Tensor:
         """Returns, for each number, the power of a scale its piece carries: 1 / number of pieces, `[n_numbers]`."""
-        parts = [torch.full((math.prod(p),), 1 / len(ps)) for ps in self.pieces.values() for p in ps]
-        return torch.cat(parts).double()
+        sizes = [(math.prod(p), 1 / len(ps)) for ps in self.pieces.values() for p in ps]
+        return torch.cat([torch.full((size,), share, dtype=torch.float64) for size, share in sizes])
 
     def positions_of(self, smaller: Layout) -> Tensor:
         """Returns where each number of a layout of lower ranks lies in this one, `[smaller.n_numbers]`."""
