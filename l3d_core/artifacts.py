@@ -103,15 +103,25 @@ def save_artifact(
         save_file({name: t.contiguous() for name, t in tensors.items()}, part / "tensors.safetensors")
         for name, content in {"config": config, "metrics": metrics, "provenance": facts}.items():
             (part / f"{name}.json").write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
-        old = part.with_suffix(".old")
-        if path.exists():
-            path.rename(old)
-        part.rename(path)
-        shutil.rmtree(old, ignore_errors=True)
+        _swap(part, path)
     except (OSError, SafetensorError) as error:
         raise OSError(f"writing {path} failed ({error}); expected room on the disk. Free some, run again.") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _swap(part: Path, path: Path) -> None:
+    """Puts a folder in the place of another, which is put back if that fails."""
+    old = part.with_name(f"{part.name}.old")
+    if path.exists():
+        path.rename(old)
+    try:
+        part.rename(path)
+    except OSError:
+        if old.exists():
+            old.rename(path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def load_artifact(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Any], dict[str, Any]]:
@@ -125,7 +135,7 @@ def load_artifact(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[s
             json.loads((path / f"{name}.json").read_text()) for name in ("config", "metrics", "provenance")
         )
         return config, load_file(path / "tensors.safetensors"), metrics, facts
-    except (OSError, SafetensorError, json.JSONDecodeError) as error:
+    except (OSError, SafetensorError, ValueError) as error:
         raise ValueError(f"{path} is no whole result ({error}); delete the folder to compute it again.") from error
 
 
@@ -164,3 +174,12 @@ def cached(
         shutil.rmtree(scratch, ignore_errors=True)
     _, tensors, metrics, facts = load_artifact(path)
     return tensors, metrics, facts
+
+
+def tensor_digest(tensors: Sequence[Tensor]) -> str:
+    """Returns a hash of the contents of tensors, the identity of data and weights, 16 hexadecimal digits."""
+    h = hashlib.sha256()
+    for tensor in tensors:
+        h.update(f"{tuple(tensor.shape)}{tensor.dtype}".encode())
+        h.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return h.hexdigest()[:16]

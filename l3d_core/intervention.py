@@ -42,7 +42,7 @@ def direction(l3d: L3D, coefficients: Mapping[int, float], tensors: str | Sequen
     kept = {name for name in named if any(fnmatchcase(name, pattern) for pattern in patterns)}
     if not kept:
         raise ValueError(f"no decomposed tensor matches {patterns}; expected some of {list(named)}.")
-    index, delta = list(coefficients), torch.tensor(list(coefficients.values()))
+    index, delta = list(coefficients), torch.tensor(list(coefficients.values()), dtype=torch.float64)
     total = {}
     for name, v in named.items():
         weights = delta.to(v) if name in kept else torch.zeros(len(index)).to(v)
@@ -92,7 +92,8 @@ def delta_sweep(
     Raises:
         ValueError: See `perturb`.
     """
-    return torch.stack([perturb(l3d, {subnetwork: float(delta)}, tensors)(inputs) for delta in deltas])
+    outputs = [perturb(l3d, {subnetwork: float(delta)}, tensors)(inputs) for delta in deltas]
+    return torch.stack([out if isinstance(out, Tensor) else out.logits for out in outputs])
 
 
 def matched_deltas(l3d: L3D, length: float) -> Tensor:

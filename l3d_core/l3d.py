@@ -67,7 +67,9 @@ class L3DConfig:
         if self.dense_epochs < 0 or self.k_extra < 0:
             raise ValueError(f"dense_epochs {self.dense_epochs}, k_extra {self.k_extra}; expected at least 0.")
         if self.lr_decay_every_epochs is not None and self.lr_decay_every_steps is not None:
-            raise ValueError("lr_decay_every_epochs and lr_decay_every_steps are both set; expected one, the other None.")
+            raise ValueError(
+                "lr_decay_every_epochs and lr_decay_every_steps are both set; expected one, the other None."
+            )
         for every in (self.lr_decay_every_epochs, self.lr_decay_every_steps):
             if every is not None and every < 1:
                 raise ValueError(f"the learning rate decays every {every}; expected at least 1, or None.")

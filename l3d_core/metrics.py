@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -143,12 +144,14 @@ def gradient_reconstruction(
 
     Returns:
         Error and mask.
+
+    Raises:
+        ValueError: k_fraction outside (0, 1], or inputs that cannot be used, see `divergence_gradients`.
     """
     gradients = divergence_gradients(
         l3d.model, inputs, l3d.divergence, references=l3d.config.reference,
         parameters=l3d.parameters, chunk_size=chunk_size, seed=seed,
     )  # fmt: skip
     g = torch.cat([part.flatten(1) for part in gradients.values()], 1)
-    n_s = len(g)
-    k_count = l3d.config.k_count(n_s) if k_fraction is None else max(1, int(k_fraction * n_s * l3d.v_out.n_v))
-    return reconstruct(g, l3d.v_in.matrix(), l3d.v_out.matrix(), k_count, dense=False)
+    config = l3d.config if k_fraction is None else replace(l3d.config, k_fraction=k_fraction)
+    return reconstruct(g, l3d.v_in.matrix(), l3d.v_out.matrix(), config.k_count(len(g)), dense=False)

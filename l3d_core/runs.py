@@ -11,11 +11,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .artifacts import tensor_digest
 from .divergences import Divergence, resolve_divergence
 from .gradients import Target, build_target, check_inputs, check_references, sample_gradients, target_outputs
 from .l3d import L3DConfig
 from .references import draw_partners, reference_outputs
-from .tucker import Layout, normalising_scale, dense_matrix, direction_norms, resolve_ranks
+from .tucker import Layout, dense_matrix, direction_norms, normalising_scale, resolve_ranks
 
 FIRST_LOSSES = 50
 BLOCK_NUMBERS = 2**26
@@ -142,9 +143,7 @@ class Program:
                 y_ref = _take(self.references[group.index], chosen[group.index]).reshape(part.shape)
             else:
                 probabilities = group.divergence.name == "kl"
-                y_ref = reference_outputs(
-                    part, group.kind, partners=partners[group.index], probabilities=probabilities
-                )
+                y_ref = reference_outputs(part, group.kind, partners=partners[group.index], probabilities=probabilities)
             cotangents[group.index] = group.divergence.cotangent(part, y_ref)
         g = sample_gradients(self.target, x, cotangents.reshape(y.shape), self.chunk_size)
         return g.unflatten(1, samples.shape[1:3])
@@ -198,16 +197,14 @@ def _groups(runs: Sequence[Run], divergences: list[Divergence], device: torch.de
 def _digest(runs: Sequence[Run], target: Target, layouts: list[Layout], divergences: list[Divergence]) -> str:
     """Returns a hash of all that determines the result: settings, seeds, weights, inputs and references."""
     h = hashlib.sha256()
+    inputs = {id(run.inputs): run.inputs for run in runs}
     for run, layout, divergence in zip(runs, layouts, divergences, strict=True):
-        facts = [asdict(run.config), divergence.name, run.seed, layout.shapes, layout.ranks]
+        which = list(inputs).index(id(run.inputs))
+        facts = [asdict(run.config), divergence.name, run.seed, layout.shapes, layout.ranks, which]
         h.update(json.dumps(facts, sort_keys=True, default=str).encode())
-    tensors = [*target.w0.values(), *target.rest.values()]
-    for run in {id(run.inputs): run for run in runs}.values():
-        tensors.append(run.inputs)
+    tensors = [*target.w0.values(), *target.rest.values(), *inputs.values()]
     tensors += [run.references for run in runs if run.references is not None]
-    for tensor in tensors:
-        h.update(f"{tuple(tensor.shape)}{tensor.dtype}".encode())
-        h.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    h.update(tensor_digest(tensors).encode())
     return h.hexdigest()
 
 
@@ -243,7 +240,9 @@ def build_program(runs: Sequence[Run], chunk_size: int | None = None) -> Program
     if runs[0].inputs.device != device:
         raise ValueError(f"inputs are on {runs[0].inputs.device}, the model on {device}; expected one device.")
     inputs = _stack_or_share([run.inputs for run in runs])
-    probe = target_outputs(target, (inputs if target.n_models == 1 else inputs.expand(len(runs), *inputs.shape[1:]))[:, :1])
+    probe = target_outputs(
+        target, (inputs if target.n_models == 1 else inputs.expand(len(runs), *inputs.shape[1:]))[:, :1]
+    )
     n_positions = probe.shape[2]
     divergences = _resolve(runs, target, inputs)
     for run in runs:
@@ -309,7 +308,7 @@ def initial_state(program: Program) -> dict[str, Tensor]:
     first = min(FIRST_LOSSES, epochs * program.n_batches)
     empty = {"recon_sq": (epochs,), "recon_norm": (epochs,), "p_active": (epochs, n_v), "first_losses": (first,)}
     records = {k: torch.zeros(n_runs, *s, device=program.device, dtype=program.dtype) for k, s in empty.items()}
-    counters = {name: torch.zeros((), dtype=torch.long) for name in ("step", "epoch", "block")}
+    counters = {name: torch.zeros((), dtype=torch.long) for name in ("step", "epoch", "batch")}
     clock = {"wall_seconds": torch.zeros((), dtype=torch.float64)}
     moments = torch.zeros(2, *numbers.shape, device=program.device, dtype=program.dtype)
     return {"numbers": numbers, "moments": moments, "streams": torch.stack(streams), **records, **counters, **clock}
@@ -319,9 +318,9 @@ def draw_epoch(program: Program, state: dict[str, Tensor]) -> EpochDraws:
     """Returns the epoch's order and partners (Alg. 1 lines 2 and 4); leaves the streams ready for the next epoch.
 
     An epoch resumed in its middle draws the same again: the streams advance in the state only when its first
-    block is still to be done, and `state["replay"]` keeps where they stood.
+    batch is still to be done, and `state["replay"]` keeps where they stood.
     """
-    resumed = int(state["block"]) > 0
+    resumed = int(state["batch"]) > 0
     streams = state["replay"] if resumed else state["streams"].clone()
     orders, partners, after = [], [[] for _ in program.blocks], []
     for stream in streams:

@@ -136,47 +136,55 @@ def train_step_(program: Program, state: dict[str, Tensor], g: Tensor, epoch: in
     state["step"] += 1
 
 
-def _finish_epoch_(program: Program, state: dict[str, Tensor], epoch: int) -> None:
-    """Turns the epoch's sums into means, once; raises if the losses are no longer numbers."""
-    state["recon_sq"][:, epoch] /= program.n_batches
-    state["recon_norm"][:, epoch] /= program.n_batches
-    state["p_active"][:, epoch] /= program.n_samples
-    bad = (~torch.isfinite(state["recon_sq"][:, epoch])).nonzero().flatten().tolist()
+def _check_finite(program: Program, state: dict[str, Tensor], epoch: int) -> None:
+    """Raises FloatingPointError if losses or directions are no longer numbers; called before anything is saved."""
+    finite = torch.isfinite(state["recon_sq"][:, epoch]) & torch.isfinite(state["numbers"]).all(-1).all(-1).all(0)
+    bad = (~finite).nonzero().flatten().tolist()
     if bad:
         run = program.runs[bad[0]]
         raise FloatingPointError(
             f"the loss of run {bad[0]} (seed {run.seed}) became NaN or infinite in epoch {epoch} "
             f"({len(bad)} of {len(program.runs)} runs); expected finite losses. Lower lr (now {run.config.lr})."
         )
+
+
+def _finish_epoch_(program: Program, state: dict[str, Tensor], epoch: int) -> None:
+    """Turns the epoch's sums into means, once."""
+    state["recon_sq"][:, epoch] /= program.n_batches
+    state["recon_norm"][:, epoch] /= program.n_batches
+    state["p_active"][:, epoch] /= program.n_samples
     state["epoch"] += 1
-    state["block"].zero_()
+    state["batch"].zero_()
 
 
 def _train(
     program: Program, state: dict[str, Tensor], save: Callable[[], None], every: float, max_steps: int | None, bar: tqdm
 ) -> None:
     """Runs epochs until the end or max_steps, calling `save` at block ends at most every so many seconds."""
-    last = time.monotonic()
-    while int(state["epoch"]) < program.epochs:
-        epoch = int(state["epoch"])
+    last, limit = time.monotonic(), float("inf") if max_steps is None else max_steps
+    while int(state["epoch"]) < program.epochs and int(state["step"]) < limit:
+        epoch, first = int(state["epoch"]), 0
         draws = draw_epoch(program, state)
-        for i, block in enumerate(program.blocks):
-            if i < int(state["block"]):
+        for block in program.blocks:
+            done = int(state["batch"]) - first  # Of this block's batches; not 0 where a resumed epoch broke off in it.
+            first += block.n_batches
+            if done >= block.n_batches:
                 continue
             gradients = program.block_gradients(draws, block)
-            for b in range(block.n_batches):
+            for b in range(done, block.n_batches):
                 train_step_(program, state, gradients[:, b], epoch)
-            state["block"] += 1
+            _check_finite(program, state, epoch)
+            state["batch"] += block.n_batches - done
             now = time.monotonic()
             state["wall_seconds"] += now - last
             last = now
-            if i == len(program.blocks) - 1:
+            if first == program.n_batches:
                 _finish_epoch_(program, state, epoch)
                 bar.update()
             if now - program.saved_at >= every:
                 save()
                 program.saved_at = now
-            if max_steps is not None and int(state["step"]) >= max_steps:
+            if int(state["step"]) >= limit:
                 return
 
 
@@ -228,11 +236,10 @@ def fit(
 
     save()
     program.saved_at = time.monotonic()
-    bar = tqdm(
+    with tqdm(
         total=program.epochs, initial=int(state["epoch"]), disable=not progress, mininterval=2.0,
         desc=f"{len(runs)} runs", unit="epoch",
-    )  # fmt: skip
-    with bar:
+    ) as bar:  # fmt: skip
         _train(program, state, save, checkpoint_seconds, max_steps, bar)
     save()
     return [_result(program, state, r) for r in range(len(program.runs))]
