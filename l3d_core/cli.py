@@ -1,0 +1,264 @@
+"""The command line: l3d list | run | book | check."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import hashlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+PRESETS = ("quick", "paper")
+_OWN_OPTIONS = {"preset": "--preset", "device": "--device", "artifacts_dir": "--artifacts"}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        arguments: What follows `l3d`; None for the process's own.
+
+    Returns:
+        0 when all is well, 1 for a failed run, build or check, 2 for a command that makes no sense.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        return options.command(options)
+    except BrokenPipeError:  # The reader, `head` say, has enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except ValueError as error:
+        print(f"l3d: {error}", file=sys.stderr)
+        return 2
+    except (RuntimeError, OSError) as error:
+        print(f"l3d: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("l3d: interrupted; what was there is as it was.", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="l3d", description="An executable companion to the L3D paper.")
+    commands = parser.add_subparsers(required=True, metavar="list | run | book | check")
+    table = commands.add_parser("list", help="figures and tables of the paper, with notebook, command and state")
+    table.add_argument("--json", action="store_true", help="print JSON")
+    table.set_defaults(command=_list)
+    run = commands.add_parser("run", help="run notebooks")
+    run.add_argument("names", nargs="*", metavar="NAME", help="a notebook such as 01_superposition")
+    run.add_argument("--all", action="store_true", help="every notebook, in reading order")
+    run.add_argument("--preset", choices=PRESETS, default="quick", help="size of the run (default: quick)")
+    run.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto, cuda if present")
+    run.add_argument("-p", dest="overrides", action="append", default=[], metavar="name=value", help="a parameter")
+    run.add_argument("--output", type=Path, metavar="PATH", help="where the executed notebook goes")
+    run.add_argument("--in-place", action="store_true", help="quick only: refresh the outputs in notebooks/")
+    run.add_argument("--artifacts", type=Path, metavar="DIR", help="where results and checkpoints lie")
+    run.set_defaults(command=_run)
+    commands.add_parser("book", help="build the book").set_defaults(command=_book)
+    commands.add_parser("check", help="check results, claims and notebooks").set_defaults(command=_check)
+    return parser
+
+
+def find_root() -> Path:
+    """Returns the checkout: the folder that holds the package and the notebooks.
+
+    Raises:
+        ValueError: The package was installed without them.
+    """
+    root = Path(__file__).resolve().parents[1]
+    if not (root / "notebooks").is_dir():
+        raise ValueError(
+            f"no notebooks beside {root / 'l3d_core'}; expected a checkout installed with pip install -e ."
+        )
+    return root
+
+
+def _list(options: argparse.Namespace) -> int:
+    from .experiments import EXHIBITS
+
+    root = find_root()
+    states = {name: state(root, name) for name in {exhibit.notebook for exhibit in EXHIBITS}}
+    rows = []
+    for exhibit in EXHIBITS:
+        built = states[exhibit.notebook] != "not built yet"
+        command = f"l3d run {exhibit.notebook} --preset paper" if built else "-"
+        rows.append((exhibit.place, exhibit.notebook, states[exhibit.notebook], command, exhibit.title))
+    names = ("shown in", "notebook", "state", "command", "title")
+    if options.json:
+        print(json.dumps([dict(zip(names, row, strict=True)) for row in rows], indent=1))
+        return 0
+    widths = [max(map(len, column)) for column in zip(names, *rows, strict=True)]
+    for row in (names, *rows):
+        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+    return 0
+
+
+def state(root: Path, name: str) -> str:
+    """Returns how far a notebook is: not built yet, quick only, or what its committed paper run is worth.
+
+    Args:
+        root: The checkout.
+        name: A notebook.
+    """
+    from .experiments import notebooks
+
+    source, result = root / "notebooks" / f"{name}.ipynb", root / "book" / "results" / f"{name}.ipynb"
+    if name not in notebooks() or not source.is_file():
+        return "not built yet"
+    if not result.is_file():
+        return "quick only"
+    import nbformat
+
+    from .runner import INJECTED, incomplete
+
+    executed = nbformat.read(result, as_version=4)
+    if incomplete(executed):
+        return "paper run incomplete"
+    code = [
+        [c.source for c in notebook.cells if c.cell_type == "code" and INJECTED not in c.metadata.get("tags", [])]
+        for notebook in (executed, nbformat.read(source, as_version=4))
+    ]
+    return "paper run" if code[0] == code[1] else "paper run of older code cells"
+
+
+def _run(options: argparse.Namespace) -> int:
+    root = find_root()
+    names = check_names(options.names, options.all)
+    overrides = parse_overrides(options.overrides)
+    if options.output and len(names) > 1:
+        raise ValueError(f"--output names one file for {len(names)} notebooks; run them one by one.")
+    plan = [(root / "notebooks" / f"{name}.ipynb", destination(root, name, options, overrides)) for name in names]
+    from .runner import check_parameters, run_notebook
+
+    parameters = {"preset": options.preset, "device": resolve_device(options.device), **overrides}
+    if options.artifacts:
+        parameters["artifacts_dir"] = str(options.artifacts.resolve())
+    for source, _ in plan:
+        check_parameters(source, parameters)
+    previous = signal.signal(signal.SIGTERM, _stop)
+    try:
+        for source, target in plan:
+            run_notebook(source, target, parameters, in_place=options.in_place)
+            print(os.path.relpath(target))
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    return 0
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """Turns a polite kill into an exit that stops the kernel and removes unfinished files."""
+    sys.exit(128 + number)
+
+
+def check_names(names: Sequence[str], every: bool) -> list[str]:
+    """Returns the notebooks to run.
+
+    Args:
+        names: Those asked for.
+        every: Whether all were.
+
+    Raises:
+        ValueError: Neither or both, or an unknown notebook.
+    """
+    from .experiments import notebooks
+
+    known = notebooks()
+    if bool(names) == every:
+        raise ValueError(f"got {len(names)} names and --all {'set' if every else 'not set'}; expected names or --all.")
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ValueError(f"notebook {unknown[0]!r} is unknown; expected one of {known}. See l3d list.")
+    return known if every else list(names)
+
+
+def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
+    """Returns parameters given as name=value, values read as Python literals or else as YAML.
+
+    Raises:
+        ValueError: No '=' in one, a value that cannot be read, or a name that has its own option.
+    """
+    import yaml
+
+    overrides: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not (equals and name.isidentifier()):
+            raise ValueError(f"-p {pair!r} is no parameter; expected -p name=value.")
+        if name in _OWN_OPTIONS:
+            raise ValueError(f"-p {name} is not taken; use {_OWN_OPTIONS[name]} {text}.")
+        try:
+            overrides[name] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            try:
+                overrides[name] = yaml.safe_load(text)
+            except yaml.YAMLError as error:
+                raise ValueError(f"-p {pair!r} has no readable value; expected a Python literal or YAML.") from error
+    return overrides
+
+
+def destination(root: Path, name: str, options: argparse.Namespace, overrides: dict[str, Any]) -> Path:
+    """Returns where an executed notebook goes.
+
+    Args:
+        root: The checkout.
+        name: The notebook.
+        options: Of `l3d run`: preset, output, in_place.
+        overrides: Parameters given with -p.
+
+    Raises:
+        ValueError: Options that contradict each other, or an output that is no notebook or a notebook's source.
+    """
+    sources = root / "notebooks"
+    if options.in_place:
+        if options.preset != "quick" or overrides or options.output:
+            raise ValueError("--in-place refreshes the quick outputs; expected no --preset paper, -p or --output.")
+        return sources / f"{name}.ipynb"
+    if options.output:
+        if options.output.suffix != ".ipynb" or options.output.resolve().parent == sources:
+            raise ValueError(f"--output {options.output} is refused; expected an .ipynb file outside notebooks/.")
+        return options.output.resolve()
+    if overrides:
+        key = json.dumps([options.preset, overrides], sort_keys=True, default=str)
+        return root / "artifacts" / "runs" / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:8]}.ipynb"
+    if options.preset == "paper":
+        return root / "book" / "results" / f"{name}.ipynb"
+    return root / "artifacts" / "runs" / f"{name}.quick.ipynb"
+
+
+def resolve_device(device: str) -> str:
+    """Returns 'cpu' or 'cuda'.
+
+    Args:
+        device: 'auto', 'cpu' or 'cuda'.
+
+    Raises:
+        ValueError: 'cuda' where there is none.
+    """
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda, but torch sees no GPU; expected one. Use --device auto or cpu.")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+
+
+def _book(options: argparse.Namespace) -> int:
+    from .publish import build_book
+
+    print(os.path.relpath(build_book(find_root())))
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from .check import check_all
+
+    problems = check_all()
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    print(f"{len(problems)} problems" if problems else "all checks passed")
+    return 1 if problems else 0
