@@ -178,7 +178,7 @@ def _pull_back(module: nn.Module, w: dict[str, Tensor], rest: dict[str, Tensor],
     if len(c) == 1:
         return torch.cat([g.flatten() for g in pull(c)[0].values()])[None]
     each = torch.eye(len(c), dtype=c.dtype, device=c.device)[:, :, None] * c
-    return torch.cat([g.flatten(1) for g in vmap(pull)(each)[0].values()], 1)
+    return torch.cat([g.reshape(len(c), -1) for g in vmap(pull)(each)[0].values()], 1)
 
 
 def sample_gradients(target: Target, x: Tensor, cotangents: Tensor, chunk_size: int | None = None) -> Tensor:

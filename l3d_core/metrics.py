@@ -152,6 +152,6 @@ def gradient_reconstruction(
         l3d.model, inputs, l3d.divergence, references=l3d.config.reference,
         parameters=l3d.parameters, chunk_size=chunk_size, seed=seed,
     )  # fmt: skip
-    g = torch.cat([part.flatten(1) for part in gradients.values()], 1)
+    g = torch.cat([part.reshape(len(part), -1) for part in gradients.values()], 1)
     config = l3d.config if k_fraction is None else replace(l3d.config, k_fraction=k_fraction)
     return reconstruct(g, l3d.v_in.matrix(), l3d.v_out.matrix(), config.k_count(len(g)), dense=False)

@@ -161,7 +161,7 @@ def _polyadic(parts: list[Tensor]) -> Tensor:
 
 def dense_matrix(layout: Layout, flat: Tensor) -> Tensor:
     """Returns the directions as rows of a matrix, `[..., n_v, n_w]`, from `[..., n_v, n_numbers]`."""
-    return torch.cat([t.flatten(flat.ndim - 1) for t in dense_tensors(layout, flat).values()], -1)
+    return torch.cat([t.reshape(*flat.shape[:-1], -1) for t in dense_tensors(layout, flat).values()], -1)
 
 
 def direction_norms(layout: Layout, matrix: Tensor, kind: str) -> Tensor:
@@ -228,8 +228,8 @@ class TuckerDirections:
             if name not in gradients or tuple(gradients[name].shape[gradients[name].ndim - len(shape) :]) != shape:
                 got = tuple(gradients[name].shape) if name in gradients else "nothing"
                 raise ValueError(f"gradients of {name!r}: got {got}; expected [..., n_s, {shape}].")
-        lead = self.flat.ndim - 1
-        rows = torch.cat([gradients[name].flatten(lead) for name in self.layout.shapes], -1)
+        parts = [gradients[name] for name in self.layout.shapes]
+        rows = torch.cat([part.reshape(*part.shape[: self.flat.ndim - 1], -1) for part in parts], -1)
         return rows @ self.matrix().mT
 
     def combine(self, coefficients: Tensor) -> dict[str, Tensor]:

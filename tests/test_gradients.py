@@ -99,6 +99,20 @@ def test_references_from_the_batch_are_those_of_the_loop():
             assert_same_gradients(got, expected, 1e-10)
 
 
+@pytest.mark.parametrize("shape", [(4, 3), (4, 2, 3)])
+def test_parameters_without_axes(shape):
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale, self.shift = nn.Parameter(torch.zeros(())), nn.Parameter(torch.zeros(3))
+
+        def forward(self, x):
+            return torch.tanh(self.scale * x + self.shift)
+
+    model = seeded(Scaled())
+    check_against_backward(model, normal(*shape), "mse", relative=1e-10)
+
+
 def test_mobilenet_block():
     torchvision = pytest.importorskip("torchvision")
     with torch.random.fork_rng():
