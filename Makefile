@@ -1,0 +1,51 @@
+# make book | test | mutants | clean. The first one that is run makes .venv from requirements.lock.
+.DELETE_ON_ERROR:
+.SHELLFLAGS := -eu -c
+.PHONY: book test mutants setup clean
+
+# Name another interpreter with: make PYTHON=/path/to/python3.12 test
+PYTHON ?=
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# One thread each: two test processes share two cores.
+ONE_THREAD := OMP_NUM_THREADS=1
+
+book: $(READY)
+	$(BIN)/l3d run --all --preset quick
+	$(BIN)/l3d book
+
+test: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(ONE_THREAD) $(BIN)/pytest -q -n 2 --dist loadfile
+	$(ONE_THREAD) $(BIN)/pytest -q --nbval-lax --nbval-current-env --nbval-cell-timeout=300 notebooks
+	$(BIN)/l3d check
+
+mutants: $(READY)
+	$(ONE_THREAD) $(BIN)/python tests/mutants.py
+
+setup: $(READY)
+
+# Prints the version of a Python and succeeds if it is one the lock is made for.
+SUPPORTED := import platform, sys; print(platform.python_version()); sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+
+$(READY): requirements.lock pyproject.toml
+	@if [ -x $(BIN)/python ]; then python=$(BIN)/python; \
+	elif [ -n "$(PYTHON)" ]; then python="$(PYTHON)"; \
+	else python=""; for name in python3.11 python3.12 python3.13 python3; do \
+		if $$name -c '$(SUPPORTED)' >/dev/null 2>&1; then python=$$name; break; fi; done; \
+		[ -n "$$python" ] || python=python3; fi; \
+	got=$$("$$python" -c '$(SUPPORTED)' 2>/dev/null) || { \
+		echo "make: $$python is $${got:+Python }$${got:-no Python that starts}; expected Python 3.11, 3.12 or 3.13." >&2; \
+		if [ "$$python" = "$(BIN)/python" ]; then echo "Remove $(VENV) and run make again." >&2; \
+		else echo "Install one of them, or name it: make PYTHON=/path/to/python3.11" >&2; fi; exit 1; }; \
+	[ -x $(BIN)/python ] || "$$python" -m venv $(VENV) || { rm -rf $(VENV); \
+		echo "make: $$python cannot make $(VENV); expected the venv module. On Debian: apt-get install python3-venv" >&2; \
+		exit 1; }
+	$(BIN)/python -m pip install --disable-pip-version-check -q -r requirements.lock
+	$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps --no-build-isolation -e .
+	@touch $@
+
+clean:
+	rm -rf _build book/generated book/_static/mathjax artifacts/runs .pytest_cache .ruff_cache
