@@ -17,6 +17,7 @@ from l3d_core.gradients import (
     split_parameters,
     target_outputs,
 )
+from l3d_core.l3d import reconstruct
 
 CLOSE = {"rtol": 1e-12, "atol": 1e-14}
 
@@ -183,6 +184,20 @@ def test_gradient_scales_with_the_normaliser():
     plain = divergence_gradients(case.model, case.inputs, "mse", seed=2)
     normalised = divergence_gradients(case.model, case.inputs, "normalised_mse", seed=2)
     torch.testing.assert_close(normalised, {name: g / constant for name, g in plain.items()}, **CLOSE)
+
+
+def test_normaliser_and_scale_do_not_change_reconstruction():
+    case = mlp()
+    v_in, v_out = normal(3, 43, seed=5), normal(3, 43, seed=6)
+    errors = []
+    for divergence in ("mse", "normalised_mse", lambda y, r: 1e3 * (y - r).square().sum(-1)):
+        parts = divergence_gradients(case.model, case.inputs, divergence, seed=2)
+        g = torch.cat([part.flatten(1) for part in parts.values()], 1)
+        errors.append(reconstruct(g, v_in, v_out, 7, dense=False))
+    for other in errors[1:]:
+        assert torch.equal(other.kept, errors[0].kept)
+        torch.testing.assert_close(other.recon_sq, errors[0].recon_sq, **CLOSE)
+        torch.testing.assert_close(other.recon_norm, errors[0].recon_norm, **CLOSE)
 
 
 def test_own_divergence_equals_the_named_one():
