@@ -1,0 +1,191 @@
+"""Chapter 1: the toy model of superposition, decomposed and intervened on (paper section 3.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import artifacts, toys
+from ..l3d import L3DConfig
+from ..runs import Run
+from ..training import fit
+from .superposition_measures import measure, sweeps
+
+CODE = tuple(
+    f"{name}.py"
+    for name in (
+        *("divergences", "references", "gradients", "tucker", "l3d", "runs", "training", "metrics", "intervention"),
+        *("toys", "chapters/superposition", "chapters/superposition_measures"),
+    )
+)
+
+
+class Variant(NamedTuple):
+    """One way to decompose: settings and divergence."""
+
+    config: L3DConfig
+    divergence: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuperpositionSettings:
+    """What the chapter computes."""
+
+    variants: dict[str, Variant]
+    """The variants `text`, `code` and `tuned`."""
+    candidates: dict[str, Variant]
+    """What `tuned` was chosen from."""
+    seeds: tuple[int, ...]
+    """Targets reported on; also the seeds of their decompositions."""
+    tuning_seeds: tuple[int, ...]
+    """Targets on which `tuned` was chosen; none of them is reported on."""
+    size_seeds: tuple[int, ...]
+    """Targets of each larger size."""
+    sizes: tuple[tuple[int, int], ...] = toys.SIZES
+    """Features and hidden dimensions of the targets compared."""
+    epochs: int = 1000
+    """Epochs of every decomposition (App. B.3: 1000)."""
+    n_samples: int = 1000
+    """Fresh samples for interventions (Figs. 4 and 5: 1000)."""
+
+
+class Study(NamedTuple):
+    """One stack of decompositions: tensors whose first axis is the variant and second the target."""
+
+    tensors: dict[str, Tensor]
+    names: list[str]
+    seeds: list[int]
+    n_trained: int
+    facts: dict[str, Any]
+
+    def of(self, key: str, name: str) -> Tensor:
+        """Returns a tensor of one variant, targets first."""
+        return self.tensors[key][self.names.index(name)]
+
+
+def kept_tasks(seeds: Sequence[int], n_features: int = 5, n_hidden: int = 2) -> list[toys.Task]:
+    """Returns the shipped targets that represent every feature: all rows of W_in longer than 0.5."""
+    tasks = [toys.superposition(seed, n_features, n_hidden) for seed in seeds]
+    return [task for task in tasks if task.kept]
+
+
+def _runs(variants: dict[str, Variant], tasks: list[toys.Task], epochs: int, device: str) -> list[Run]:
+    models = [task.model.to(device) for task in tasks]
+    inputs = [task.inputs.to(device) for task in tasks]
+    return [
+        Run(model, x, replace(variant.config, epochs=epochs), variant.divergence, seed=task.seed)
+        for variant in variants.values()
+        for model, x, task in zip(models, inputs, tasks, strict=True)
+    ]
+
+
+def _scalars(facts: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Keeps what studies other than the main one need."""
+    keep = ("recon_sq", "recon_norm", "first_losses", "p_active", "recovered", "covered", "share_in", "cos_out")
+    return {name: facts[name] for name in keep}
+
+
+def study(
+    name: str,
+    variants: dict[str, Variant],
+    seeds: Sequence[int],
+    settings: SuperpositionSettings,
+    *,
+    size: tuple[int, int] = (5, 2),
+    full: bool = False,
+    folder: str | Path = "artifacts",
+    device: str = "cpu",
+    progress: bool = False,
+) -> Study:
+    """Returns one stack of decompositions from disk, or runs it (resuming where it stopped).
+
+    Args:
+        name: What to call it on disk.
+        variants: Settings to run on every kept target.
+        seeds: Targets to consider; those that do not represent every feature are left out and counted.
+        settings: Epochs and number of samples.
+        size: Features and hidden dimensions.
+        full: Keep directions and sweeps too, not numbers only.
+        folder: Where results live.
+        device: 'cpu' or 'cuda'.
+        progress: Show a bar on standard error.
+
+    Returns:
+        The study.
+
+    Raises:
+        ValueError: No target is kept, or see `training.fit`.
+    """
+    tasks = kept_tasks(seeds, *size)
+    if not tasks:
+        raise ValueError(f"none of the targets {list(seeds)} of size {size} represents every feature; give more.")
+    config = {
+        "size": size, "seeds": list(seeds), "kept": [task.seed for task in tasks], "epochs": settings.epochs,
+        "n_samples": settings.n_samples, "full": full, "code": artifacts.code_digest(CODE), "torch": torch.__version__,
+        "variants": {key: [asdict(variant.config), variant.divergence] for key, variant in variants.items()},
+        "data": artifacts.tensor_digest([t for task in tasks for t in (task.inputs, *task.model.parameters())]),
+    }  # fmt: skip
+
+    def compute(scratch: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        runs = _runs(variants, tasks, settings.epochs, device)
+        found = fit(runs, checkpoint=scratch / "checkpoint.safetensors", checkpoint_seconds=15, progress=progress)
+        per_run = [measure(l3d, tasks[i % len(tasks)], settings.n_samples) for i, l3d in enumerate(found)]
+        if full:
+            for i, facts in enumerate(per_run):
+                facts.update(sweeps(found[i], tasks[i % len(tasks)], settings.n_samples))
+        else:
+            per_run = [_scalars(facts) for facts in per_run]
+        shape = (len(variants), len(tasks))
+        return {key: torch.stack([facts[key] for facts in per_run]).unflatten(0, shape) for key in per_run[0]}, {}
+
+    tensors, _, facts = artifacts.cached(folder, f"superposition-{name}", config, compute, device)
+    return Study(tensors, list(variants), config["kept"], len(seeds), facts)
+
+
+class SuperpositionResult(NamedTuple):
+    """Everything the chapter shows."""
+
+    settings: SuperpositionSettings
+    main: Study
+    tuning: Study
+    references: Study
+    sizes: dict[str, Study]
+
+
+def run(
+    settings: SuperpositionSettings, *, folder: str | Path = "artifacts", device: str = "cpu", progress: bool = False
+) -> SuperpositionResult:
+    """Returns the whole chapter's results, each study from disk where it is done.
+
+    Args:
+        settings: See `experiments.settings`.
+        folder: Where results live.
+        device: 'cpu' or 'cuda'.
+        progress: Show bars on standard error.
+
+    Raises:
+        ValueError: See `study`.
+    """
+    common: dict[str, Any] = {"settings": settings, "folder": folder, "device": device, "progress": progress}
+    main = study("main", settings.variants, settings.seeds, full=True, **common)
+    tuning = study("tuning", settings.candidates, settings.tuning_seeds, **common)
+    kinds = {
+        f"{name} {kind}": Variant(replace(variant.config, reference=kind), variant.divergence)
+        for name, variant in settings.variants.items()
+        for kind in ("sample", "mean", "uniform")
+    }
+    references = study("references", kinds, settings.seeds, **common)
+    sizes = {}
+    for n_features, n_hidden in settings.sizes:
+        scaled = {
+            name: Variant(replace(variant.config, n_v=n_features), variant.divergence)
+            for name, variant in settings.variants.items()
+        }
+        key = f"{n_features}-{n_hidden}"
+        sizes[key] = study(f"size-{key}", scaled, settings.size_seeds, size=(n_features, n_hidden), **common)
+    return SuperpositionResult(settings, main, tuning, references, sizes)

@@ -1,0 +1,182 @@
+"""The claims ledger: what the paper claims, what was found, and a verdict computed by one rule."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import record
+from .chapters.superposition_summary import spread_text
+from .experiments import notebooks
+
+VARIANTS = ("text", "code", "tuned")
+REPRODUCES, IN_PART, DOES_NOT, NOT_TESTABLE = "reproduces", "in part", "does not", "not testable"
+FEWEST = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """One claim of the paper as a checkable statement."""
+
+    id: str
+    """Anchor, and the key of its values in the notebook's record."""
+    notebook: str
+    """Where it is tested."""
+    figure: str
+    """Anchor of the figure that shows it."""
+    place: str
+    """Where the paper says it."""
+    statement: str
+    """What is checked, for one target."""
+    paper: str | None = None
+    """Key in paper_values.json of the paper's number; None for a claim that holds or not."""
+    tolerance: float | None = None
+    """How far the median may lie from the paper's number; fixed before the first full run."""
+
+
+_TMS = {"notebook": "01_superposition"}
+
+CLAIMS = (
+    Claim(
+        id="tms-recon", figure="recon-variants", place="section 3.1.2", paper="tms_recon", tolerance=0.04, **_TMS,
+        statement="The reconstruction error (recon_sq, mean of the last 100 epochs) is 19 %.",
+    ),
+    Claim(
+        id="tms-all-features", figure="recovery", place="section 3.1.2", **_TMS,
+        statement="Five subnetworks are live, and each of the five features is the top input of exactly one.",
+    ),
+    Claim(
+        id="tms-one-feature-each", figure="paper-fig-2", place="Figure 2", **_TMS,
+        statement="Moreover every subnetwork holds at least 98 % of the squared norm of its W_in on one input and "
+        "95 % of that of its W_out on one output.",
+    ),
+    Claim(
+        id="tms-parallel", figure="paper-fig-3", place="Figure 3", **_TMS,
+        statement="The subnetworks' directions are nearly parallel to the model's: |cos| is at least 0.995 in the mean "
+        "and 0.98 at worst.",
+    ),
+    Claim(
+        id="tms-selective", figure="paper-fig-4", place="Figure 4", **_TMS,
+        statement="A step along a subnetwork moves the relevant output at least 8 times as much as the mean of the "
+        "others (mean over subnetworks) and 5 times as much as any (worst subnetwork).",
+    ),
+    Claim(
+        id="tms-largest-change", figure="paper-fig-5", place="Figure 5", **_TMS,
+        statement="Along every subnetwork the relevant output has the largest range of median changes.",
+    ),
+    Claim(
+        id="tms-switch-off", figure="recovery", place="section 3.1.3", **_TMS,
+        statement="A feature can be turned off: its output, where it is active, falls below 0.03 in the mean.",
+    ),
+    Claim(
+        id="tms-interference", figure="recon-variants", place="section 3.1.2", **_TMS,
+        statement="Gradients of samples with several active features are rebuilt worse than those with one, "
+        "every coefficient kept.",
+    ),
+    Claim(
+        id="tms-dimension", figure="sizes", place="section 3.1.2", **_TMS,
+        statement="The error is lower in higher dimension: at 40-10 it is below that at 5-2.",
+    ),
+    Claim(
+        id="tms-references", figure="references", place="section 2.2", **_TMS,
+        statement="All three kinds of reference give a reasonable result: five live subnetworks, one per feature.",
+    ),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Row:
+    """A claim with what was found: values per target for each variant, and the verdict."""
+
+    claim: Claim
+    paper: float | None
+    values: dict[str, list[float]]
+    verdict: str
+
+    def found(self, variant: str) -> str:
+        """Returns what a variant gave: median and range, or on how many targets the claim held."""
+        values = self.values[variant]
+        if self.claim.paper is None:
+            return f"{sum(map(bool, values))} of {len(values)}"
+        return spread_text(values)
+
+
+def holds(claim: Claim, paper: float | None, values: list[float]) -> bool:
+    """Returns whether a claim holds by the values of one variant.
+
+    A number holds if it lies within the range of the values, or their median within the tolerance of it; a claim
+    that is true or false holds if it is true of 90 % of the targets.
+    """
+    if claim.paper is None:
+        return sum(map(bool, values)) >= 0.9 * len(values)
+    ordered = sorted(values)
+    middle = (ordered[(len(values) - 1) // 2] + ordered[len(values) // 2]) / 2
+    return ordered[0] <= paper <= ordered[-1] or abs(middle - paper) <= claim.tolerance
+
+
+def verdict(claim: Claim, paper: float | None, values: Mapping[str, list[float]]) -> str:
+    """Returns 'reproduces', 'in part', 'does not' or 'not testable'.
+
+    It reproduces if it holds for the method as the text states it; in part if only another variant does, or if a
+    claim that is true or false is true of at least half of the targets; it is not testable on fewer than 8.
+    """
+    if min(len(v) for v in values.values()) < FEWEST:
+        return NOT_TESTABLE
+    if holds(claim, paper, values["text"]):
+        return REPRODUCES
+    half = claim.paper is None and 2 * sum(map(bool, values["text"])) >= len(values["text"])
+    if half or any(holds(claim, paper, values[name]) for name in VARIANTS):
+        return IN_PART
+    return DOES_NOT
+
+
+def ledger(root: Path) -> list[Row]:
+    """Returns every claim with the values of the committed full runs.
+
+    Args:
+        root: Top folder of the project.
+
+    Raises:
+        ValueError: A result lacks a claim's values.
+        FileNotFoundError: A notebook has no full run.
+    """
+    papers = json.loads((root / "book" / "paper_values.json").read_text())
+    records = {name: record.read(root / "book" / "results" / f"{name}.ipynb") for name in notebooks()}
+    return [_row(claim, papers, records[claim.notebook]) for claim in CLAIMS]
+
+
+def _row(claim: Claim, papers: Mapping[str, Any], found: Mapping[str, Any]) -> Row:
+    if claim.id not in found["claims"]:
+        raise ValueError(f"the result of {claim.notebook} has no values of {claim.id!r}; run l3d run for it again.")
+    paper = None if claim.paper is None else papers[claim.paper]["value"]
+    values = found["claims"][claim.id]
+    return Row(claim, paper, values, verdict(claim, paper, values))
+
+
+def markdown_table(rows: list[Row]) -> str:
+    """Returns the ledger as a Markdown table with an anchor for each claim."""
+    lines = ["| claim | paper | text | code | tuned | verdict |", "|---|---|---|---|---|---|"]
+    for row in rows:
+        claim = row.claim
+        paper = "" if row.paper is None else f"{row.paper:g}"
+        where = f"{claim.place}, [figure](#{claim.figure})"
+        found = " | ".join(row.found(name) for name in VARIANTS)
+        text = f'<span id="claim-{claim.id}"></span>{claim.statement} ({where})'
+        lines.append(f"| {text} | {paper} | {found} | {badge(row.verdict)} |")
+    return "\n".join(lines) + "\n"
+
+
+def glance_table(rows: list[Row]) -> str:
+    """Returns one line per claim: place, statement and verdict, linked to the ledger."""
+    lines = ["| paper | claim | verdict |", "|---|---|---|"]
+    for row in rows:
+        lines.append(f"| {row.claim.place} | {row.claim.statement} | {badge(row.verdict)} |")
+    return "\n".join(lines) + "\n"
+
+
+def badge(text: str) -> str:
+    """Returns a verdict as a coloured badge; the word itself carries the meaning."""
+    return f'<span class="verdict verdict-{text.replace(" ", "-")}">{text}</span>'

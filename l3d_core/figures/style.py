@@ -1,0 +1,39 @@
+"""The look of every figure: one style, one palette by meaning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import matplotlib as mpl
+import seaborn as sns
+
+VARIANT_COLOURS = {"text": "#3b6fb6", "code": "#d9822b", "tuned": "#2e8b57"}
+FEATURE_COLOURS = ["#4053d3", "#ddb310", "#b51d14", "#00beff", "#fb49b0"]
+SIGNED = "RdBu_r"
+PAPER = "#555555"
+GREY = "#9a9a9a"
+
+_RC = {
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "figure.dpi": 110,
+    "savefig.dpi": 160,
+    "figure.constrained_layout.use": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 11,
+    "axes.labelsize": 10,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "legend.fontsize": 9,
+    "legend.frameon": False,
+    "font.size": 10,
+}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Draws figures made inside in the book's style, and leaves global settings as they were."""
+    with sns.axes_style("ticks"), mpl.rc_context(_RC):
+        yield

@@ -1,0 +1,303 @@
+"""Figures of chapter 1, the toy model of superposition (paper Figs. 2-5 and the draft's S2)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from .style import FEATURE_COLOURS, GREY, PAPER, SIGNED, VARIANT_COLOURS, style
+
+if TYPE_CHECKING:
+    from ..chapters.superposition import Study
+
+
+def _ordered(main: Study, variant: str, target: int) -> Tensor:
+    """Returns a target's subnetworks in the order of their top input."""
+    return main.of("top_input", variant)[target].argsort(stable=True)
+
+
+def _network(ax: Axes, w_in: Tensor, w_out: Tensor, b: Tensor) -> None:
+    """Draws a 5-2-5 network: red positive, blue negative, opacity relative to the largest weight."""
+    n, h = w_in.shape
+    hidden = np.linspace(0.25, 0.75, h)
+    nodes = np.linspace(1, 0, n)
+    top = float(max(w_in.abs().max(), w_out.abs().max(), b.abs().max()))
+    for i in range(n):
+        for j in range(h):
+            for x, y, w in (((0, 1), (nodes[i], hidden[j]), w_in[i, j]), ((1, 2), (hidden[j], nodes[i]), w_out[j, i])):
+                colour = "#b2182b" if w > 0 else "#2166ac"
+                ax.plot(x, y, color=colour, alpha=float(abs(w)) / top, lw=2, solid_capstyle="round", zorder=1)
+    fills = plt.get_cmap(SIGNED)(0.5 + 0.5 * b.numpy() / top)
+    ax.scatter([0] * n, nodes, s=38, c="white", edgecolors="k", linewidths=0.8, zorder=2)
+    ax.scatter([1] * h, hidden, s=38, c="white", edgecolors="k", linewidths=0.8, zorder=2)
+    ax.scatter([2] * n, nodes, s=38, c=fills, edgecolors="k", linewidths=0.8, zorder=2)
+    ax.set(xlim=(-0.15, 2.15), ylim=(-0.1, 1.1))
+    ax.axis("off")
+
+
+def plot_subnetworks(main: Study, variant: str = "tuned", target: int = 0) -> Figure:
+    """Returns the subnetworks as networks and as maps from input to output (paper Fig. 2).
+
+    Args:
+        main: The chapter's main study.
+        variant: 'text', 'code' or 'tuned'.
+        target: Position among the kept targets.
+    """
+    order = _ordered(main, variant, target)
+    w_in, w_out, b = (main.of(key, variant)[target][order] for key in ("W_in", "W_out", "b"))
+    shares = [main.of(key, variant)[target][order] for key in ("share_in", "share_out", "p_active")]
+    with style():
+        figure, axes = plt.subplots(2, len(order), figsize=(11, 5.2))
+        maps = w_in @ w_out
+        for v in range(len(order)):
+            _network(axes[0, v], w_in[v], w_out[v], b[v])
+            axes[0, v].set_title(f"subnetwork $v_{int(order[v])}$")
+            image = axes[1, v].imshow(maps[v] / maps[v].abs().max(), cmap=SIGNED, vmin=-1, vmax=1)
+            axes[1, v].set(xlabel="output", xticks=range(5), yticks=range(5))
+            text = f"in {shares[0][v]:.3f}, out {shares[1][v]:.3f}\n$P_{{act}}$ {shares[2][v]:.2f}"
+            axes[1, v].set_title(text, fontsize=9.5)
+        axes[1, 0].set_ylabel("input")
+        figure.colorbar(image, ax=axes[1], shrink=0.75, label="$W_{in}W_{out}$ / largest")
+    return figure
+
+
+def plot_directions(main: Study, variant: str = "tuned", target: int = 0) -> Figure:
+    """Returns the model's feature directions with those of its subnetworks' decoder and encoder (Fig. 3, draft S2).
+
+    Args:
+        main: The chapter's main study.
+        variant: 'text', 'code' or 'tuned'.
+        target: Position among the kept targets.
+    """
+    features = main.of("model_W_in", variant)[target]
+    top = main.of("top_input", variant)[target]
+    index = torch.arange(len(top))
+    sides = {
+        "decoder: columns of $v_{out}.W_{out}$ (Fig. 3)": main.of("W_out", variant)[target].mT[index, top],
+        "encoder: rows of $v_{in}.W_{in}$ (draft Fig. S2)": main.of("encoder_W_in", variant)[target][index, top],
+    }
+    with style():
+        figure, axes = plt.subplots(1, 2, figsize=(10.5, 5.2), sharey=True)
+        for ax, (title, rows) in zip(axes, sides.items(), strict=True):
+            for i, f in enumerate(features):
+                ax.plot([0, f[0]], [0, f[1]], color=FEATURE_COLOURS[i], lw=2.5, alpha=0.55)
+                ax.annotate(f"{i}", f.tolist(), color=FEATURE_COLOURS[i], weight="bold", ha="center", va="center",
+                            xytext=(1.12 * f).tolist(), textcoords="data")  # fmt: skip
+            cosines = torch.nn.functional.cosine_similarity(rows, features[top], dim=-1).abs()
+            for v in top.argsort().tolist():
+                line = 1.3 * rows[v] / rows[v].norm()
+                colour = FEATURE_COLOURS[int(top[v])]
+                label = f"$v_{v}$: |cos| {cosines[v]:.4f}"
+                ax.plot([-line[0], line[0]], [-line[1], line[1]], "--", color=colour, lw=1.2, label=label)
+            ax.set(title=title, xlim=(-1.5, 1.5), ylim=(-1.5, 1.5), aspect="equal")
+            ax.set(xlabel="hidden dimension 0 ($W_{i,0}$)")
+            ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=3, handlelength=1.5, columnspacing=1.0)
+        axes[0].set_ylabel("hidden dimension 1 ($W_{i,1}$)")
+    return figure
+
+
+def plot_interventions(main: Study, variant: str = "tuned", target: int = 0) -> Figure:
+    """Returns the change of every output after a step along each subnetwork, up and down (paper Fig. 4).
+
+    Inactive inputs (exactly 0) are drawn in a strip left of 0, spread sideways so that they can be seen.
+
+    Args:
+        main: The chapter's main study.
+        variant: 'text', 'code' or 'tuned'.
+        target: Position among the kept targets.
+    """
+    order = _ordered(main, variant, target)
+    x, top = main.of("x", variant)[target], main.of("top_input", variant)[target]
+    strip = -0.05 - 0.14 * np.random.default_rng(0).random(len(x))
+    with style():
+        figure, axes = plt.subplots(2, len(order), figsize=(11.5, 5.4), sharex=True, sharey=True)
+        for row, (key, word) in enumerate({"up": "up", "down": "down"}.items()):
+            change = main.of(key, variant)[target]
+            for ax, v in zip(axes[row], order.tolist(), strict=True):
+                relevant = int(top[v])
+                for o in [*(i for i in range(x.shape[1]) if i != relevant), relevant]:
+                    where = np.where(x[:, o] > 0, x[:, o], strip)
+                    ax.scatter(where, change[v, :, o], s=5, color=FEATURE_COLOURS[o], alpha=0.5, linewidths=0)
+                ax.axvspan(-0.21, -0.03, color="0.93", zorder=0)
+                ax.axhline(0, color="0.4", lw=0.6)
+                if row == 0:
+                    ax.set_title(f"$v_{v}$ (feature {relevant})", color=FEATURE_COLOURS[relevant], weight="bold")
+            axes[row, 0].set_ylabel(f"change of output,\nstep {word}")
+        for ax in axes[1]:
+            ax.set_xlabel("$x_o$ of that output")
+            ax.set_xticks([-0.12, 0.5, 1], ["off", "0.5", "1"])
+        marks = [
+            plt.Line2D([], [], marker="o", ls="", color=c, label=f"output {i}") for i, c in enumerate(FEATURE_COLOURS)
+        ]
+        figure.legend(handles=marks, loc="outside lower center", ncols=5)
+    return figure
+
+
+def plot_sweep(main: Study, deltas: tuple[float, ...], variant: str = "tuned", target: int = 0) -> Figure:
+    """Returns the median change of outputs along each subnetwork of one target, and over all targets (paper Fig. 5).
+
+    Args:
+        main: The chapter's main study.
+        deltas: Steps in units of the matched L2 length.
+        variant: 'text', 'code' or 'tuned'.
+        target: Position among the kept targets of the five panels.
+    """
+    order = _ordered(main, variant, target)
+    sweep, top = main.of("sweep", variant), main.of("top_input", variant)
+    own = sweep.gather(-1, top[..., None, None].expand(*sweep.shape[:-1], 1)).squeeze(-1).flatten(0, 1)
+    others = sweep.abs().scatter(-1, top[..., None, None].expand(*sweep.shape[:-1], 1), 0).amax(-1).flatten(0, 1)
+    with style():
+        figure, axes = plt.subplots(2, 3, figsize=(10.5, 5.8), sharex=True, sharey=True)
+        for ax, v in zip(axes.flat, order.tolist(), strict=False):
+            for o in range(sweep.shape[-1]):
+                relevant = o == int(top[target, v])
+                ax.plot(deltas, sweep[target, v, :, o], color=FEATURE_COLOURS[o], lw=2.2 if relevant else 1.1,
+                        label=f"output {o}", zorder=3 if relevant else 2)  # fmt: skip
+            ax.set_title(f"$v_{v}$ (feature {int(top[target, v])})")
+        last = axes.flat[-1]
+        for values, colour, label in ((own, "#222222", "relevant output"), (others, GREY, "most moved other")):
+            last.plot(deltas, values.median(0).values, color=colour, lw=2, label=label)
+            last.fill_between(deltas, values.min(0).values, values.max(0).values, color=colour, alpha=0.2, lw=0)
+        last.set_title(f"all {len(own)} subnetworks, {len(sweep)} targets")
+        last.legend(loc="upper left")
+        axes[0, 0].legend(loc="upper left", fontsize=8)
+        figure.supxlabel(r"step along the subnetwork, in units of $\|\delta v\|_2 = 0.58$")
+        figure.supylabel("median change of output")
+    return figure
+
+
+def final_error(recon: Tensor) -> Tensor:
+    """Returns the error over the last 100 epochs (or all, if fewer), the last axis averaged away."""
+    return recon[..., -100:].mean(-1)
+
+
+def _by_variant(ax: Axes, table: pd.DataFrame, counts: list[str], **options: object) -> None:
+    """Draws one dot per row of a table with columns `variant` and `value`, n under each name."""
+    sns.stripplot(table, x="variant", y="value", hue="variant", palette=VARIANT_COLOURS, ax=ax, **options)
+    ax.set_xticks(range(len(counts)), counts)
+    ax.set_xlabel("")
+
+
+def plot_recon(main: Study, paper: float) -> Figure:
+    """Returns the reconstruction error of the variants over targets and over epochs.
+
+    Args:
+        main: The chapter's main study.
+        paper: The error the paper states.
+    """
+    errors = {name: final_error(main.of("recon_sq", name)).tolist() for name in main.names}
+    table = pd.DataFrame([{"variant": name, "value": e} for name, values in errors.items() for e in values])
+    counts = [f"{name}\nn = {len(errors[name])}" for name in main.names]
+    with style():
+        figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 4.2), width_ratios=(1, 1.4), sharey=True)
+        sns.boxplot(table, x="variant", y="value", hue="variant", palette=VARIANT_COLOURS, ax=left, width=0.5,
+                    fliersize=0, boxprops={"alpha": 0.35})  # fmt: skip
+        _by_variant(left, table, counts, size=5, jitter=0.12)
+        left.set(ylabel="recon_sq (squared error ratio)", title="last 100 epochs, one dot per target")
+        for name in main.names:
+            curves, colour = main.of("recon_sq", name), VARIANT_COLOURS[name]
+            epochs = range(1, curves.shape[1] + 1)
+            right.plot(epochs, curves.median(0).values, color=colour, label=name, lw=1.2)
+            right.fill_between(epochs, curves.min(0).values, curves.max(0).values, color=colour, alpha=0.15, lw=0)
+        right.set(xlabel="epoch", xscale="log", title="median and range over targets", ylim=(0, 0.6))
+        for ax in (left, right):
+            ax.axhline(paper, color=PAPER, ls=":", lw=1.3)
+        where = {"xycoords": ("axes fraction", "data"), "ha": "left", "va": "bottom", "color": PAPER}
+        right.annotate(f"paper: {paper:.0%}", (0.01, paper), **where)
+        right.legend(loc="upper right", ncols=3)
+    return figure
+
+
+def plot_recovery(main: Study, paper: dict[str, tuple[float, float]]) -> Figure:
+    """Returns four measures of every subnetwork on every kept target, by variant.
+
+    Shares and cosines are drawn as their distance from 1 on a logarithmic axis, where they can be told apart.
+
+    Args:
+        main: The chapter's main study.
+        paper: The range read off the paper's figures, for the measures that have one.
+    """
+    measures = {
+        "share_in": ("1 - top-input share of $v.W_{in}$", True),
+        "cos_out": ("1 - |cos| to the model's feature direction", True),
+        "selectivity_mean": ("selectivity: relevant / mean of others", False),
+        "switched_off": ("mean output where active, switched off", False),
+    }
+    with style():
+        figure, axes = plt.subplots(2, 2, figsize=(10.5, 7))
+        for ax, (key, (label, from_one)) in zip(axes.flat, measures.items(), strict=True):
+            values = {name: main.of(key, name).flatten() for name in main.names}
+            shown = {name: (1 - v).clamp_min(1e-6) if from_one else v.clamp_min(1e-4) for name, v in values.items()}
+            rows = [{"variant": name, "value": float(e)} for name, v in shown.items() for e in v]
+            counts = [f"{name}\nn = {len(v)}" for name, v in values.items()]
+            _by_variant(ax, pd.DataFrame(rows), counts, size=3.5, jitter=0.25, alpha=0.7)
+            ax.set(
+                ylabel=label, yscale="log", title="higher is better" if key == "selectivity_mean" else "lower is better"
+            )
+            if key in paper:
+                low, high = (max(1 - p, 1e-6) for p in paper[key][::-1]) if from_one else paper[key]
+                ax.axhspan(low, high, color=PAPER, alpha=0.15, lw=0, label="paper, read off the figure")
+                ax.legend(loc="best")
+    return figure
+
+
+def plot_references(references: Study) -> Figure:
+    """Returns reconstruction error and recovery for three kinds of reference output.
+
+    Args:
+        references: The chapter's study of references; names are '<variant> <kind>'.
+    """
+    rows = []
+    for name in references.names:
+        variant, kind = name.split()
+        found = zip(final_error(references.of("recon_sq", name)), references.of("recovered", name), strict=True)
+        rows += [{"variant": variant, "reference": kind, "error": float(e), "recovered": bool(r)} for e, r in found]
+    table, n = pd.DataFrame(rows), len(references.seeds)
+    look = {"x": "reference", "hue": "variant", "palette": VARIANT_COLOURS}
+    with style():
+        figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 4))
+        sns.stripplot(table, y="error", dodge=True, ax=left, size=4.5, **look)
+        left.set(xlabel="reference output", ylabel="recon_sq, last 100 epochs", ylim=(0, None))
+        left.set_title(f"one dot per target, n = {n}")
+        shares = table.groupby(["reference", "variant"], sort=False)["recovered"].sum().reset_index()
+        sns.barplot(shares, y="recovered", ax=right, **look)
+        for bars in right.containers:
+            right.bar_label(bars, fmt=f"%d/{n}", fontsize=8.5)
+        right.set(xlabel="reference output", ylabel="targets with all five recovered", ylim=(0, n * 1.12))
+        right.get_legend().remove()
+    return figure
+
+
+def plot_sizes(sizes: dict[str, Study]) -> Figure:
+    """Returns reconstruction error and recovery against the size of the model.
+
+    Args:
+        sizes: The chapter's studies by '<features>-<hidden>'.
+    """
+    rows = []
+    for size, study in sizes.items():
+        for name in study.names:
+            errors = final_error(study.of("recon_sq", name)).tolist()
+            covered = (100 * study.of("covered", name).flatten() / int(size.split("-")[0])).tolist()
+            both = zip(errors, covered, strict=True)
+            rows += [{"size": size, "variant": name, "error": e, "covered": c} for e, c in both]
+    ticks = [f"{size}\nn = {len(study.seeds)}" for size, study in sizes.items()]
+    labels = {"error": "recon_sq, last 100 epochs", "covered": "features covered (%)"}
+    with style():
+        figure, axes = plt.subplots(1, 2, figsize=(10.5, 4.2))
+        for ax, (key, label) in zip(axes, labels.items(), strict=True):
+            sns.pointplot(pd.DataFrame(rows), x="size", y=key, hue="variant", palette=VARIANT_COLOURS, ax=ax,
+                          dodge=0.3, estimator="median", errorbar=("pi", 100), capsize=0.08, linewidth=1.5)  # fmt: skip
+            ax.set_xticks(range(len(ticks)), ticks)
+            ax.set(xlabel="features - hidden dimensions", ylabel=label, ylim=(0, None))
+            ax.set_title("median and range over targets")
+        axes[1].get_legend().remove()
+    return figure
