@@ -166,25 +166,3 @@ def norm(direction: Mapping[str, Tensor], kind: str) -> float:
     """Returns the Euclidean length over all tensors, or the sum of the tensors' own lengths."""
     squares = [math.fsum(x * x for x in tensor.flatten().tolist()) for tensor in direction.values()]
     return math.sqrt(math.fsum(squares)) if kind == "l2" else math.fsum(map(math.sqrt, squares))
-
-
-def top_k(z: Tensor, k_count: int) -> Tensor:
-    """Returns the mask of the k_count largest abs(z) of a batch by sorting all entries; meant for z without ties."""
-    order = sorted(itertools.product(*map(range, z.shape)), key=lambda place: -abs(float(z[place])))
-    kept = torch.zeros(z.shape, dtype=torch.bool)
-    for place in order[:k_count]:
-        kept[place] = True
-    return kept
-
-
-def recon_sq(g: Tensor, v_in: Tensor, v_out: Tensor, kept: Tensor) -> float:
-    """Returns sum_s |g_s - g_hat_s|^2 / sum_s |g_s|^2, sample by sample and subnetwork by subnetwork."""
-    error = size = 0.0
-    for s in range(len(g)):
-        g_hat = torch.zeros_like(g[s])
-        for v in range(len(v_in)):
-            if kept[s, v]:
-                g_hat += float(g[s] @ v_in[v]) * v_out[v]
-        error += float((g[s] - g_hat) @ (g[s] - g_hat))
-        size += float(g[s] @ g[s])
-    return error / size
