@@ -69,6 +69,12 @@ def _cpu_name() -> str:
     return f"{model}, {cores} cores"
 
 
+def project_root() -> Path:
+    """Returns the top folder of the project the working directory lies in, or the working directory itself."""
+    here = Path.cwd()
+    return next((folder for folder in (here, *here.parents) if (folder / "notebooks").is_dir()), here)
+
+
 def config_hash(config: dict[str, Any]) -> str:
     """Returns the first 8 hexadecimal digits of the hash of a JSON-able configuration."""
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:8]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,7 +142,7 @@ def ledger(root: Path) -> list[Row]:
         ValueError: A result lacks a claim's values.
         FileNotFoundError: A notebook has no full run.
     """
-    papers = json.loads((root / "book" / "paper_values.json").read_text())
+    papers = record.paper_values(root)
     records = {name: record.read(root / "book" / "results" / f"{name}.ipynb") for name in notebooks()}
     return [_row(claim, papers, records[claim.notebook]) for claim in CLAIMS]
 

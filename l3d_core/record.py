@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
+
+from .artifacts import project_root
 
 MIME = "application/vnd.l3d.record+json"
 
@@ -35,3 +38,12 @@ def read(notebook: str | Path) -> dict[str, Any]:
             if MIME in output.get("data", {}):
                 return output["data"][MIME]
     raise ValueError(f"{notebook} holds no record; expected an executed notebook. Run l3d run for it.")
+
+
+def paper_values(root: Path | None = None) -> dict[str, dict[str, Any]]:
+    """Returns the paper's own numbers, each with its place and source, from book/paper_values.json.
+
+    Args:
+        root: Top folder of the project; None for the one the working directory lies in.
+    """
+    return json.loads(((root or project_root()) / "book" / "paper_values.json").read_text())

@@ -74,6 +74,11 @@ def sparse_inputs(n: int, n_features: int, p_active: float = P_ACTIVE, *, seed: 
     return torch.cat(rows)[:n]
 
 
+def active_share(n_features: int, p_active: float = P_ACTIVE) -> float:
+    """Returns the share of the rows of `sparse_inputs` in which a feature is active: p / (1 - (1 - p)^n_features)."""
+    return p_active / (1 - (1 - p_active) ** n_features)
+
+
 @dataclass(frozen=True)
 class Task:
     """A toy target with its data.

@@ -147,6 +147,21 @@ def study(
     return Study(tensors, list(variants), config["kept"], len(seeds), facts)
 
 
+def _scaled(settings: SuperpositionSettings, n_features: int) -> dict[str, Variant]:
+    """Returns the variants with one subnetwork per feature, and one that keeps as much per active feature as at 5-2.
+
+    At a fixed k more coefficients are kept for each active feature the more features there are, which lowers the
+    error by itself; `matched` scales k with the share of active features to leave that out.
+    """
+    variants = {
+        name: Variant(replace(variant.config, n_v=n_features), variant.divergence)
+        for name, variant in settings.variants.items()
+    }
+    config, divergence = variants["text"]
+    k = config.k_fraction * toys.active_share(n_features) / toys.active_share(5)
+    return {**variants, "matched": Variant(replace(config, k_fraction=k), divergence)}
+
+
 class SuperpositionResult(NamedTuple):
     """Everything the chapter shows."""
 
@@ -158,19 +173,20 @@ class SuperpositionResult(NamedTuple):
 
 
 def run(
-    settings: SuperpositionSettings, *, folder: str | Path = "artifacts", device: str = "cpu", progress: bool = False
+    settings: SuperpositionSettings, *, folder: str | Path | None = None, device: str = "cpu", progress: bool = False
 ) -> SuperpositionResult:
     """Returns the whole chapter's results, each study from disk where it is done.
 
     Args:
         settings: See `experiments.settings`.
-        folder: Where results live.
+        folder: Where results live; None for `artifacts/` of the project.
         device: 'cpu' or 'cuda'.
         progress: Show bars on standard error.
 
     Raises:
         ValueError: See `study`.
     """
+    folder = artifacts.project_root() / "artifacts" if folder is None else folder
     common: dict[str, Any] = {"settings": settings, "folder": folder, "device": device, "progress": progress}
     main = study("main", settings.variants, settings.seeds, full=True, **common)
     tuning = study("tuning", settings.candidates, settings.tuning_seeds, **common)
@@ -181,11 +197,7 @@ def run(
     }
     references = study("references", kinds, settings.seeds, **common)
     sizes = {}
-    for n_features, n_hidden in settings.sizes:
-        scaled = {
-            name: Variant(replace(variant.config, n_v=n_features), variant.divergence)
-            for name, variant in settings.variants.items()
-        }
-        key = f"{n_features}-{n_hidden}"
-        sizes[key] = study(f"size-{key}", scaled, settings.size_seeds, size=(n_features, n_hidden), **common)
+    for size in settings.sizes:
+        key = "-".join(map(str, size))
+        sizes[key] = study(f"size-{key}", _scaled(settings, size[0]), settings.size_seeds, size=size, **common)
     return SuperpositionResult(settings, main, tuning, references, sizes)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import matplotlib as mpl
 import seaborn as sns
 
-VARIANT_COLOURS = {"text": "#3b6fb6", "code": "#d9822b", "tuned": "#2e8b57"}
+VARIANT_COLOURS = {"text": "#3b6fb6", "code": "#d9822b", "tuned": "#2e8b57", "matched": "#7a5aa6"}
 FEATURE_COLOURS = ["#4053d3", "#ddb310", "#b51d14", "#00beff", "#fb49b0"]
 SIGNED = "RdBu_r"
 PAPER = "#555555"
@@ -17,8 +17,8 @@ GREY = "#9a9a9a"
 _RC = {
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
-    "figure.dpi": 110,
-    "savefig.dpi": 160,
+    "figure.dpi": 150,
+    "savefig.dpi": 150,
     "figure.constrained_layout.use": True,
     "axes.spines.top": False,
     "axes.spines.right": False,

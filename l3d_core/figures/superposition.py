@@ -216,14 +216,14 @@ def plot_recon(main: Study, paper: float) -> Figure:
     return figure
 
 
-def plot_recovery(main: Study, paper: dict[str, tuple[float, float]]) -> Figure:
+def plot_recovery(main: Study, paper: dict[str, dict]) -> Figure:
     """Returns four measures of every subnetwork on every kept target, by variant.
 
     Shares and cosines are drawn as their distance from 1 on a logarithmic axis, where they can be told apart.
 
     Args:
         main: The chapter's main study.
-        paper: The range read off the paper's figures, for the measures that have one.
+        paper: The paper's numbers, see `record.paper_values`; ranges read off its figures are drawn behind.
     """
     measures = {
         "share_in": ("1 - top-input share of $v.W_{in}$", True),
@@ -231,6 +231,8 @@ def plot_recovery(main: Study, paper: dict[str, tuple[float, float]]) -> Figure:
         "selectivity_mean": ("selectivity: relevant / mean of others", False),
         "switched_off": ("mean output where active, switched off", False),
     }
+    names = {"share_in": "tms_share_in", "cos_out": "tms_cos", "switched_off": "tms_switched_off"}
+    ranges = {key: paper[name]["range"] for key, name in names.items()}
     with style():
         figure, axes = plt.subplots(2, 2, figsize=(10.5, 7))
         for ax, (key, (label, from_one)) in zip(axes.flat, measures.items(), strict=True):
@@ -242,8 +244,8 @@ def plot_recovery(main: Study, paper: dict[str, tuple[float, float]]) -> Figure:
             ax.set(
                 ylabel=label, yscale="log", title="higher is better" if key == "selectivity_mean" else "lower is better"
             )
-            if key in paper:
-                low, high = (max(1 - p, 1e-6) for p in paper[key][::-1]) if from_one else paper[key]
+            if key in ranges:
+                low, high = (max(1 - p, 1e-6) for p in ranges[key][::-1]) if from_one else ranges[key]
                 ax.axhspan(low, high, color=PAPER, alpha=0.15, lw=0, label="paper, read off the figure")
                 ax.legend(loc="best")
     return figure
@@ -272,6 +274,7 @@ def plot_references(references: Study) -> Figure:
         for bars in right.containers:
             right.bar_label(bars, fmt=f"%d/{n}", fontsize=8.5)
         right.set(xlabel="reference output", ylabel="targets with all five recovered", ylim=(0, n * 1.12))
+        right.yaxis.get_major_locator().set_params(integer=True)
         right.get_legend().remove()
     return figure
 
@@ -299,5 +302,6 @@ def plot_sizes(sizes: dict[str, Study]) -> Figure:
             ax.set_xticks(range(len(ticks)), ticks)
             ax.set(xlabel="features - hidden dimensions", ylabel=label, ylim=(0, None))
             ax.set_title("median and range over targets")
+        axes[1].set_ylim(0, 105)
         axes[1].get_legend().remove()
     return figure
