@@ -73,9 +73,7 @@ def find_root() -> Path:
     """
     root = Path(__file__).resolve().parents[1]
     if not (root / "notebooks").is_dir():
-        raise ValueError(
-            f"no notebooks beside {root / 'l3d_core'}; expected a checkout installed with pip install -e ."
-        )
+        raise ValueError(f"{root} holds no notebooks; expected a checkout of the project. Install it: pip install -e .")
     return root
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -157,7 +157,8 @@ def _staged(destination: Path) -> Iterator[TextIO]:
             "What was there is as it was. Make room or choose another with --output."
         ) from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
 
 
 def _execute(source: Path, parameters: Mapping[str, Any]) -> NotebookNode:
