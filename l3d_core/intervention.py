@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor
-from torch.func import functional_call, jvp
+from torch.func import functional_call, vjp
 
 from .gradients import build_target, check_inputs, model_outputs, sample_gradients, target_outputs
 from .references import draw_partners, reference_outputs
@@ -164,7 +164,7 @@ def top_samples(scores: Tensor, n: int = 5, *, groups: Tensor | None = None) -> 
     available = len(scores) if groups is None else len(groups.unique())
     if n < 1 or available < n:
         raise ValueError(f"n is {n}; expected between 1 and the {available} samples (or groups) there are.")
-    order = scores.argsort(0, descending=True, stable=True).T
+    order = scores.argsort(dim=0, descending=True, stable=True).T
     if groups is None:
         return order[:, :n]
     chosen = []
@@ -200,7 +200,9 @@ def output_gradients(l3d: L3D, subnetwork: int, inputs: Tensor, *, probabilities
         out = model_outputs(l3d.model, w, inputs)
         return out.softmax(-1) if probabilities else out
 
-    return jvp(outputs, (w0,), (v,))[1].detach()
+    # J v as the derivative of u -> J^T u along v: reverse mode alone, which more operations have than forward mode.
+    _, back = vjp(lambda u: vjp(outputs, w0)[1](u)[0], torch.zeros_like(outputs(w0)))
+    return back(v)[0].detach()
 
 
 def top_outputs(gradients: Tensor, n: int = 5, *, signed: bool = False) -> Tensor:

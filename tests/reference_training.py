@@ -9,6 +9,12 @@ from fractions import Fraction
 import torch
 from torch import Tensor, nn
 
+from l3d_core.divergences import resolve_divergence
+from l3d_core.gradients import select_parameters
+from l3d_core.l3d import L3DConfig
+from l3d_core.training import L3D, History
+from l3d_core.tucker import Layout, TuckerDirections, resolve_ranks
+
 
 class Mixer(nn.Module):
     """A small smooth network with a position axis: every position sees every other."""
@@ -283,3 +289,44 @@ def slow_matching(a: Tensor, b: Tensor) -> float:
     cosines = [[abs(float((x * y).sum() / (x.norm() * y.norm()))) for y in b] for x in a]
     choices = itertools.permutations(range(len(b)), len(a))
     return max(sum(cosines[i][j] for i, j in enumerate(choice)) for choice in choices)
+
+
+class Shift(nn.Module):
+    """The simplest target, f(x) = x + w with w = 0: its mse gradient is 2 (y - r) / n_o itself."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.zeros(n, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns outputs of the inputs' shape."""
+        return x + self.w
+
+
+def made(model: nn.Module, v_in: Tensor, v_out: Tensor, layout, *, p_active: list[float] | None = None, **settings):  # noqa: ANN001, ANN003, ANN201
+    """Returns a decomposition that holds given numbers `[n_v, n_numbers]`, without training."""
+    n_v = len(v_out)
+    divergence = resolve_divergence(settings.pop("divergence", "mse"))
+    shares = torch.tensor([p_active or [1.0] * n_v], dtype=torch.float64)
+    empty = torch.zeros(1, dtype=torch.float64)
+    return L3D(
+        model, TuckerDirections(layout, v_in), TuckerDirections(layout, v_out), divergence,
+        L3DConfig(n_v=n_v, **settings), 0, History(empty, empty, shares, empty, 0.0),
+    )  # fmt: skip
+
+
+def made_at_random(model: nn.Module, n_v: int, rank: int = 1, patterns="*", seed: int = 0, **settings):  # noqa: ANN001, ANN003, ANN201
+    """Returns a decomposition of random directions, of length of order 1."""
+    shapes = {name: tuple(w.shape) for name, w in select_parameters(model, patterns).items()}
+    layout = Layout(shapes, resolve_ranks(shapes, rank))
+    numbers = normal(seed + 77, 2, n_v, layout.n_numbers)
+    return made(model, *numbers, layout, **settings)
+
+
+def made_of_vectors(v_in: list[list[float]], v_out: list[list[float]] | None = None, **settings):  # noqa: ANN003, ANN201
+    """Returns a decomposition of `Shift` whose directions are these vectors."""
+    rows = [torch.tensor(v, dtype=torch.float64) for v in (v_in, v_in if v_out is None else v_out)]
+    n = rows[0].shape[1]
+    layout = Layout({"w": (n,)}, {"w": (1,)})
+    numbers = [torch.cat([torch.ones(len(v), 1, dtype=torch.float64), v], 1) for v in rows]
+    return made(Shift(n).eval(), *numbers, layout, **settings)
