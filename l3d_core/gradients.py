@@ -125,15 +125,15 @@ def build_target(models: Sequence[nn.Module], parameters: str | Sequence[str] = 
         name: w.detach()[None] if len(models) == 1 else torch.stack([named[name].detach() for named in tensors])
         for name, w in tensors[0].items()
     }
-    return Target(
-        models[0],
-        {name: stacked[name] for name in chosen},
-        {name: w for name, w in stacked.items() if name not in chosen},
-    )
+    return Target(models[0], {name: stacked.pop(name) for name in chosen}, stacked)
 
 
 def model_outputs(module: nn.Module, w: dict[str, Tensor], x: Tensor) -> Tensor:
-    """Returns f(x, W) as a tensor `[n, ..., n_o]`, also for models that return an object with logits."""
+    """Returns f(x, W) as a tensor `[n, ..., n_o]`, also for models that return an object with logits.
+
+    Raises:
+        ValueError: The model returns neither, or a tensor without an axis of outputs.
+    """
     with sdpa_kernel(SDPBackend.MATH):  # The fused kernels have neither batching rules nor forward derivatives.
         out = functional_call(module, w, (x,))
     out = out if isinstance(out, Tensor) else getattr(out, "logits", None)
@@ -170,11 +170,7 @@ def target_outputs(target: Target, x: Tensor) -> Tensor:
 
 def _pull_back(module: nn.Module, w: dict[str, Tensor], rest: dict[str, Tensor], x: Tensor, c: Tensor) -> Tensor:
     """Returns the gradients of one input's positions, `[n_positions, n_w]`, from cotangents `[n_positions, n_o]`."""
-
-    def positions(w: dict[str, Tensor]) -> Tensor:
-        return model_outputs(module, w | rest, x[None]).flatten(0, -2)
-
-    _, pull = vjp(positions, w)
+    _, pull = vjp(lambda w: model_outputs(module, w | rest, x[None]).flatten(0, -2), w)
     if len(c) == 1:
         return torch.cat([g.flatten() for g in pull(c)[0].values()])[None]
     each = torch.eye(len(c), dtype=c.dtype, device=c.device)[:, :, None] * c
