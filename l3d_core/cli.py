@@ -255,7 +255,7 @@ def _book(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> int:
     from .check import check_all
 
-    problems = check_all()
+    problems = check_all(find_root(), progress=True)
     for problem in problems:
         print(problem, file=sys.stderr)
     print(f"{len(problems)} problems" if problems else "all checks passed")

@@ -201,7 +201,7 @@ def sample_gradients(target: Target, x: Tensor, cotangents: Tensor, chunk_size: 
             parts.append(g.unflatten(0, xs.shape[:2]))
         else:
             parts.append(vmap(over_samples)(target.w0, target.rest, xs, cs))
-    return torch.cat(parts, 1).flatten(1, 2).detach()
+    return (parts[0] if len(parts) == 1 else torch.cat(parts, 1)).flatten(1, 2).detach()
 
 
 def split_parameters(flat: Tensor, shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:

@@ -54,7 +54,7 @@ def hyperparameters() -> str:
     for name in experiments.notebooks():
         variants = experiments.settings(name, "paper").variants
         text = variants["text"]
-        rows = [_row("`divergence`", "Divergence, an argument of `decompose`.", [v.divergence for v in variants.values()])]
+        rows = [_row("`divergence`", "An argument of `decompose`.", [v.divergence for v in variants.values()])]
         notes = field_notes(L3DConfig)
         rows += [
             _row(f"`{field.name}`", notes[field.name], [getattr(v.config, field.name) for v in variants.values()])
@@ -65,7 +65,7 @@ def hyperparameters() -> str:
             _row(f"target: `{field.name}`", notes[field.name], [getattr(training, field.name)] * len(variants))
             for field in fields(training)
         ]
-        rows = table(["setting", *variants, "meaning"], rows)
+        rows = table(["setting", *variants], rows)
         tables.append(f":::{{table}} {name}\n:class: settings\n\n{rows}\n:::")
     return "\n\n".join(tables)
 
@@ -73,7 +73,7 @@ def hyperparameters() -> str:
 def _row(name: str, note: str, values: list[Any]) -> list[str]:
     """Returns a row of the table of settings; what differs from the first column is bold."""
     cells = [_shown(value) if value == values[0] else f"**{_shown(value)}**" for value in values]
-    return [name, *cells, note]
+    return [f"{name}<br>{note}", *cells]
 
 
 def usage() -> str:
@@ -114,9 +114,7 @@ def hardware(root: Path) -> str:
     found = {
         name: record.read(root / "book" / "results" / f"{name}.ipynb")["provenance"] for name in experiments.notebooks()
     }
-    rows = [
-        [label, *(str(facts.get(key, "not recorded")) for facts in found.values())] for key, label in FACTS.items()
-    ]
+    rows = [[label, *(str(facts.get(key, "not recorded")) for facts in found.values())] for key, label in FACTS.items()]
     return table(["", *found], rows)
 
 
@@ -126,7 +124,8 @@ def launch(repository: dict[str, str]) -> str:
         return "% No repository address is configured."
     url = repository["url"]
     return (
-        f"The code is at <{url}>. On Colab, opened from the rocket button of a chapter, first run this in a cell of its own:\n\n"
+        f"The code is at <{url}>. On Colab, opened from the rocket button of a chapter, first run this in a cell of "
+        "its own:\n\n"
         f"```python\n%pip install git+{url}\n```"
     )
 

@@ -98,7 +98,7 @@ def find_mathjax() -> Path:
     for file in files:
         if file.name == "tex-svg.js" and Path(file.locate()).exists():
             return Path(file.locate())
-    raise RuntimeError("MathJax is not installed; expected sphinx-mathjax-offline. Run pip install -r requirements.lock.")
+    raise RuntimeError("MathJax is absent; expected the package sphinx-mathjax-offline. Install requirements.lock.")
 
 
 def write_inputs(root: Path) -> Path:
@@ -141,13 +141,13 @@ def run_build(root: Path, config: Path, output: Path) -> Path:
         RuntimeError: The build warned or failed.
     """
     shutil.rmtree(output, ignore_errors=True)
-    options = ["--toc", "book/_toc.yml", "--config", str(config), "--path-output", str(output), "-W", "-n", "--keep-going"]
+    options = ["--toc", "book/_toc.yml", "--config", str(config), "--path-output", str(output)]
+    options += ["-W", "-n", "--keep-going"]
     program = "import sys; from jupyter_book.cli.main import main; sys.exit(main())"
     paths = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
-    done = subprocess.run(
-        [sys.executable, "-c", program, "build", ".", *options],
-        cwd=root, env={**os.environ, "PYTHONPATH": paths, "PYTHONUTF8": "1", "NO_COLOR": "1"}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": paths, "PYTHONUTF8": "1", "NO_COLOR": "1"}
+    command = [sys.executable, "-c", program, "build", ".", *options]
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         lines = (done.stdout + done.stderr).splitlines()
         said = [line for line in lines if "WARNING" in line or "ERROR" in line] or lines[-TAIL:]
@@ -156,7 +156,7 @@ def run_build(root: Path, config: Path, output: Path) -> Path:
 
 
 def setup(app: Any) -> dict[str, bool]:
-    """Registers refinements with Sphinx, which loads this module as an extension."""
+    """Registers refinements with Sphinx, which loads this module as an extension; returns what it promises."""
     # Figures bear the paper's numbers; a second numbering, switched on by another extension, would contradict them.
     app.connect("config-inited", lambda app, config: setattr(config, "numfig", False), priority=900)
     app.connect("autodoc-skip-member", lambda app, what, name, value, skip, options: skip or is_tuple_field(value))

@@ -19,7 +19,7 @@ from .references import draw_partners, reference_outputs
 from .tucker import Layout, dense_matrix, direction_norms, normalising_scale, resolve_ranks
 
 FIRST_LOSSES = 50
-BLOCK_NUMBERS = 2**26
+BLOCK_NUMBERS = 2**22
 
 
 @dataclass(frozen=True)

@@ -195,7 +195,7 @@ def fit(
     checkpoint: str | Path | None = None,
     checkpoint_seconds: float = 30.0,
     max_steps: int | None = None,
-    progress: bool = False,
+    progress: bool | str = False,
 ) -> list[L3D]:
     """Returns the decompositions of several runs, trained side by side in one program (paper Alg. 1).
 
@@ -205,11 +205,11 @@ def fit(
 
     Args:
         runs: What to decompose, see `Run`.
-        chunk_size: Inputs per run whose gradients are formed at once; None chooses about 256 MiB of them.
+        chunk_size: Inputs per run whose gradients are formed at once; None chooses about 16 MiB of them.
         checkpoint: A file to continue from if it exists and to save to; removed by nobody.
         checkpoint_seconds: Least seconds between saves; 0 saves after every block of batches.
         max_steps: Stop, and save, at the first block end with this many steps done; None for all epochs.
-        progress: Show a bar on standard error.
+        progress: Show a bar on standard error; a text names it.
 
     Returns:
         One L3D per run, in order.
@@ -238,7 +238,7 @@ def fit(
     program.saved_at = time.monotonic()
     with tqdm(
         total=program.epochs, initial=int(state["epoch"]), disable=not progress, mininterval=2.0,
-        desc=f"{len(runs)} runs", unit="epoch",
+        desc=progress if isinstance(progress, str) else f"{len(runs)} runs", unit="epoch",
     ) as bar:  # fmt: skip
         _train(program, state, save, checkpoint_seconds, max_steps, bar)
     save()
@@ -271,7 +271,7 @@ def decompose(
     references: Tensor | None = None,
     chunk_size: int | None = None,
     checkpoint: str | Path | None = None,
-    progress: bool = False,
+    progress: bool | str = False,
 ) -> L3D:
     """Returns the decomposition of one model into config.n_v subnetworks (paper Alg. 1).
 

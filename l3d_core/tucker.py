@@ -146,7 +146,9 @@ def _tucker(parts: list[Tensor]) -> Tensor:
     lead = tensor.shape[: tensor.ndim - len(factors)]
     for factor in factors:
         rest = tensor.shape[len(lead) + 1 :]
-        tensor = tensor.reshape(*lead, factor.shape[-2], -1).mT @ factor
+        tensor = tensor.reshape(*lead, factor.shape[-2], -1).mT
+        # Outer products of rank 1 are memory-bound: a broadcast is faster than a batched matrix product.
+        tensor = tensor * factor if factor.shape[-2] == 1 else tensor @ factor
         tensor = tensor.reshape(*lead, *rest, factor.shape[-1])
     return tensor
 

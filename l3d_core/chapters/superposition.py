@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .. import artifacts, toys
 from ..l3d import L3DConfig
+from ..parallel import run_jobs
 from ..runs import Run
 from ..training import fit
 from .superposition_measures import measure, sweeps
@@ -40,6 +41,8 @@ class SuperpositionSettings:
     """The variants `text`, `code` and `tuned`."""
     candidates: dict[str, Variant]
     """What `tuned` was chosen from."""
+    switches: dict[str, Variant]
+    """Variants that differ from `text` or `code` in one respect."""
     seeds: tuple[int, ...]
     """Targets reported on; also the seeds of their decompositions."""
     tuning_seeds: tuple[int, ...]
@@ -133,7 +136,8 @@ def study(
 
     def compute(scratch: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         runs = _runs(variants, tasks, settings.epochs, device)
-        found = fit(runs, checkpoint=scratch / "checkpoint.safetensors", checkpoint_seconds=15, progress=progress)
+        bar = f"{name}, {len(runs)} runs" if progress else False
+        found = fit(runs, checkpoint=scratch / "checkpoint.safetensors", checkpoint_seconds=15, progress=bar)
         per_run = [measure(l3d, tasks[i % len(tasks)], settings.n_samples) for i, l3d in enumerate(found)]
         if full:
             for i, facts in enumerate(per_run):
@@ -163,17 +167,58 @@ def _scaled(settings: SuperpositionSettings, n_features: int) -> dict[str, Varia
 
 
 class SuperpositionResult(NamedTuple):
-    """Everything the chapter shows."""
+    """Everything the chapter shows; `stacks` holds every study under the name it has on disk."""
 
     settings: SuperpositionSettings
+    stacks: dict[str, Study]
     main: Study
     tuning: Study
     references: Study
     sizes: dict[str, Study]
 
 
+def _jobs(settings: SuperpositionSettings) -> dict[str, dict[str, Any]]:
+    """Returns the stacks to run by name, longest first; larger models one variant at a time, to share the cores."""
+    jobs: dict[str, dict[str, Any]] = {}
+    for size in sorted(settings.sizes, reverse=True):
+        for name, variant in _scaled(settings, size[0]).items():
+            key = f"size-{size[0]}-{size[1]}-{name}"
+            jobs[key] = {"variants": {name: variant}, "seeds": settings.size_seeds, "size": size}
+    kinds = {
+        f"{name} {kind}": Variant(replace(variant.config, reference=kind), variant.divergence)
+        for name, variant in settings.variants.items()
+        for kind in ("sample", "mean", "uniform")
+    }
+    jobs["references"] = {"variants": kinds, "seeds": settings.seeds}
+    jobs["switches"] = {"variants": settings.switches, "seeds": settings.seeds}
+    jobs["tuning"] = {"variants": settings.candidates, "seeds": settings.tuning_seeds}
+    jobs["main"] = {"variants": settings.variants, "seeds": settings.seeds, "full": True}
+    return jobs
+
+
+def stacks(settings: SuperpositionSettings, device: str = "cpu") -> dict[str, list[Run]]:
+    """Returns the runs of every stack of the chapter by name, to check their beginnings."""
+    return {
+        name: _runs(job["variants"], kept_tasks(job["seeds"], *job.get("size", (5, 2))), settings.epochs, device)
+        for name, job in _jobs(settings).items()
+    }
+
+
+def _beside(studies: Sequence[Study]) -> Study:
+    """Returns studies of the same targets as one, their variants one after the other."""
+    tensors = {key: torch.cat([study.tensors[key] for study in studies]) for key in studies[0].tensors}
+    facts = {**studies[0].facts, "wall_seconds": sum(study.facts["wall_seconds"] for study in studies)}
+    names = [name for study in studies for name in study.names]
+    return studies[0]._replace(tensors=tensors, names=names, facts=facts)
+
+
 def run(
-    settings: SuperpositionSettings, *, folder: str | Path | None = None, device: str = "cpu", progress: bool = False
+    settings: SuperpositionSettings,
+    *,
+    folder: str | Path | None = None,
+    device: str = "cpu",
+    workers: int | None = None,
+    progress: bool = False,
 ) -> SuperpositionResult:
     """Returns the whole chapter's results, each study from disk where it is done.
 
@@ -181,23 +226,19 @@ def run(
         settings: See `experiments.settings`.
         folder: Where results live; None for `artifacts/` of the project.
         device: 'cpu' or 'cuda'.
+        workers: Studies run side by side; None for one per core on the CPU, and one on a GPU.
         progress: Show bars on standard error.
 
     Raises:
         ValueError: See `study`.
     """
     folder = artifacts.project_root() / "artifacts" if folder is None else folder
-    common: dict[str, Any] = {"settings": settings, "folder": folder, "device": device, "progress": progress}
-    main = study("main", settings.variants, settings.seeds, full=True, **common)
-    tuning = study("tuning", settings.candidates, settings.tuning_seeds, **common)
-    kinds = {
-        f"{name} {kind}": Variant(replace(variant.config, reference=kind), variant.divergence)
-        for name, variant in settings.variants.items()
-        for kind in ("sample", "mean", "uniform")
-    }
-    references = study("references", kinds, settings.seeds, **common)
+    common = {"settings": settings, "folder": folder, "device": device, "progress": progress}
+    jobs = _jobs(settings)
+    calls = [{"name": name, **job, **common} for name, job in jobs.items()]
+    done = dict(zip(jobs, run_jobs(study, calls, workers if device == "cpu" else 1), strict=True))
     sizes = {}
     for size in settings.sizes:
-        key = "-".join(map(str, size))
-        sizes[key] = study(f"size-{key}", _scaled(settings, size[0]), settings.size_seeds, size=size, **common)
-    return SuperpositionResult(settings, main, tuning, references, sizes)
+        key = f"{size[0]}-{size[1]}"
+        sizes[key] = _beside([done[f"size-{key}-{name}"] for name in _scaled(settings, size[0])])
+    return SuperpositionResult(settings, done, done["main"], done["tuning"], done["references"], sizes)

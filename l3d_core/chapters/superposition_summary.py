@@ -119,6 +119,10 @@ def _numbers(result: SuperpositionResult) -> dict[str, Any]:
     for name in result.references.names:
         found = int(result.references.of("recovered", name).sum())
         numbers[f"references_{name.replace(' ', '_')}"] = f"{found} of {len(result.references.seeds)}"
+    switches = result.stacks["switches"]
+    for i, name in enumerate(switches.names):
+        numbers[f"switch_{i}"] = spread_text(last_epochs(switches.of("recon_sq", name)))
+        numbers[f"switch_{i}_recovered"] = f"{int(switches.of('recovered', name).sum())} of {len(switches.seeds)}"
     return numbers | _counts(result)
 
 
@@ -141,14 +145,8 @@ def _counts(result: SuperpositionResult) -> dict[str, Any]:
         "tuning_chosen_recovered": f"{int(tuning.of('recovered', best).sum())} of {total}",
         "positive_signs": f"{int((main.of('sign', 'tuned') > 0).sum())} of {main.of('sign', 'tuned').numel()}",
         "epochs": result.settings.epochs,
-        "minutes": round(sum(s.facts["wall_seconds"] for s in all_studies(result).values()) / 60, 1),
+        "minutes": round(sum(s.facts["wall_seconds"] for s in result.stacks.values()) / 60, 1),
     }
-
-
-def all_studies(result: SuperpositionResult) -> dict[str, Study]:
-    """Returns every stack of runs of the chapter by name."""
-    sizes = {f"size-{size}": study for size, study in result.sizes.items()}
-    return {"main": result.main, "tuning": result.tuning, "references": result.references, **sizes}
 
 
 def settings_digest(settings: SuperpositionSettings) -> str:
@@ -163,11 +161,10 @@ def summarise(result: SuperpositionResult, preset: str) -> dict[str, Any]:
         result: What `superposition.run` returned.
         preset: The preset it ran.
     """
-    studies = all_studies(result)
-    seconds = {name: study.facts["wall_seconds"] for name, study in studies.items()}
+    seconds = {name: study.facts["wall_seconds"] for name, study in result.stacks.items()}
     losses = {
         name: [[[float(f"{x:.7g}") for x in row] for row in per] for per in study.tensors["first_losses"].tolist()]
-        for name, study in studies.items()
+        for name, study in result.stacks.items()
     }
     return {
         "preset": preset,

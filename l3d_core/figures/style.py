@@ -37,3 +37,6 @@ def style() -> Iterator[None]:
     """Draws figures made inside in the book's style, and leaves global settings as they were."""
     with sns.axes_style("ticks"), mpl.rc_context(_RC):
         yield
+        # A notebook's backend turns interactive mode on with the first figure; undoing that would hide all later ones.
+        interactive = mpl.is_interactive()
+    mpl.interactive(interactive)

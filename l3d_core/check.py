@@ -1,0 +1,111 @@
+"""Whether what the book shows is whole, current and consistent with the manifest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import experiments, record
+from .chapters import superposition
+from .chapters.superposition_summary import settings_digest
+from .claims import CLAIMS, ledger
+from .runner import incomplete
+from .runs import FIRST_LOSSES
+from .training import fit
+
+TOLERANCE = 1e-5
+
+
+def check_all(root: Path, progress: bool = False) -> list[str]:
+    """Returns everything that is wrong with the committed notebooks and results, an empty list if nothing is.
+
+    Args:
+        root: Top folder of the project.
+        progress: Say on standard output what is checked.
+    """
+    problems = check_lists(root)
+    for name in experiments.notebooks():
+        path = root / "book" / "results" / f"{name}.ipynb"
+        if not path.exists():
+            problems.append(f"{name} has no full run; run l3d run {name} --preset paper.")
+            continue
+        found = check_result(root / "notebooks" / f"{name}.ipynb", path, name)
+        if not found:
+            if progress:
+                print(f"{name}: recomputing the first losses of its runs")
+            found = check_losses(name, record.read(path))
+        problems += found
+    return problems or check_claims(root)
+
+
+def check_lists(root: Path) -> list[str]:
+    """Returns where manifest, notebooks on disk and table of contents disagree."""
+    import yaml
+
+    listed = set(experiments.notebooks())
+    on_disk = {path.stem for path in (root / "notebooks").glob("*.ipynb")}
+    toc = (root / "book" / "_toc.yml").read_text()
+    in_toc = {Path(line).name for line in _files(yaml.safe_load(toc)) if line.startswith("book/results/")}
+    pairs = {"notebooks/": on_disk, "book/_toc.yml": in_toc}
+    return [
+        f"{place} and the manifest disagree about {sorted(listed ^ found)}; list each notebook in both."
+        for place, found in pairs.items()
+        if listed != found
+    ]
+
+
+def _files(node: Any) -> list[str]:
+    """Returns every `file:` entry of a table of contents."""
+    if isinstance(node, list):
+        return [name for item in node for name in _files(item)]
+    if isinstance(node, dict):
+        own = [node["file"]] if "file" in node else []
+        return own + [name for value in node.values() for name in _files(value)]
+    return []
+
+
+def check_result(source: Path, result: Path, name: str) -> list[str]:
+    """Returns why a full run is not whole or not of today's notebook and settings."""
+    import nbformat
+
+    ran, now = nbformat.read(result, as_version=4), nbformat.read(source, as_version=4)
+    problems = [f"{result.name}: {problem}; run it again." for problem in incomplete(ran)]
+    injected = [c for c in ran.cells if "injected-parameters" in c.metadata.get("tags", [])]
+    cells = [[(c.cell_type, c.source) for c in nb.cells if c not in injected] for nb in (ran, now)]
+    if cells[0] != cells[1]:
+        problems.append(f"{name}: the notebook has changed since its full run; run l3d run {name} --preset paper.")
+    if not problems:
+        found = record.read(result)
+        if found["preset"] != "paper" or found["settings"] != settings_digest(experiments.settings(name, "paper")):
+            problems.append(f"{name}: the paper preset has changed since its full run; run it again.")
+    return problems
+
+
+def check_losses(name: str, found: dict[str, Any]) -> list[str]:
+    """Returns which stacks of runs no longer give the losses their full run began with.
+
+    The losses of each run's first 50 steps are recomputed from the paper preset; a relative difference above 1e-5
+    means that the mathematics, the settings or the data have changed.
+    """
+    settings = experiments.settings(name, "paper")
+    problems = []
+    for stack, runs in superposition.stacks(settings).items():
+        now = torch.stack([l3d.history.first_losses for l3d in fit(runs, max_steps=FIRST_LOSSES)]).double()
+        then = torch.tensor(found["first_losses"][stack], dtype=torch.float64).flatten(0, 1)
+        worst = float(((now - then).abs() / then.abs().clamp_min(1e-12)).max())
+        if not worst <= TOLERANCE:
+            problems.append(f"{name}, {stack}: first losses differ by {worst:.1e} (limit {TOLERANCE:g}); run it again.")
+    return problems
+
+
+def check_claims(root: Path) -> list[str]:
+    """Returns claims that the results have no values for, or whose figure no page shows."""
+    known = {exhibit.id for exhibit in experiments.EXHIBITS}
+    problems = [f"claim {c.id}: figure {c.figure!r} is not in the manifest." for c in CLAIMS if c.figure not in known]
+    try:
+        ledger(root)
+    except ValueError as error:
+        problems.append(str(error))
+    return problems

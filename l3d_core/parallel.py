@@ -1,0 +1,52 @@
+"""Independent jobs side by side: one process for each core, one thread in each."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+import torch
+
+
+def available_cores() -> int:
+    """Returns how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _start_worker() -> None:
+    """Makes a worker use one thread, since small operations are slower with more, and die with its parent."""
+    torch.set_num_threads(1)
+
+    def follow() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+def run_jobs(function: Callable[..., Any], jobs: Sequence[dict[str, Any]], workers: int | None = None) -> list[Any]:
+    """Returns the results of `function(**job)` for every job, in order.
+
+    Args:
+        function: A function of a module, so that another process can find it.
+        jobs: Keyword arguments of each call; start with the longest.
+        workers: Processes; None for one per core, 1 to stay in this one.
+
+    Raises:
+        Exception: Whatever a job raised; jobs not begun are dropped.
+    """
+    workers = min(available_cores() if workers is None else workers, len(jobs))
+    if workers <= 1:
+        return [function(**job) for job in jobs]
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
+        futures = [pool.submit(function, **job) for job in jobs]
+        try:
+            return [future.result() for future in futures]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
