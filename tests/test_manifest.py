@@ -1,0 +1,126 @@
+"""The manifest, the notebooks, the table of contents and the committed results agree, and the checks can fail."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import nbformat
+import pytest
+import torch
+
+from l3d_core import check, experiments, record
+from l3d_core.chapters import superposition
+from l3d_core.chapters.superposition_summary import chosen_candidate, settings_digest, spread, spread_text
+from l3d_core.training import fit
+
+
+def test_built_entries_notebooks_and_contents_agree(root):
+    assert check.check_lists(root) == []
+    assert {e.notebook for e in experiments.EXHIBITS if experiments.built(e)} == set(experiments.notebooks())
+    assert len({e.id for e in experiments.EXHIBITS}) == len(experiments.EXHIBITS)
+
+
+def test_a_notebook_nobody_listed_is_found(root, tmp_path):
+    for name in ("notebooks", "book"):
+        (tmp_path / name).mkdir()
+    shutil.copy(root / "book" / "_toc.yml", tmp_path / "book")
+    for name in [*experiments.notebooks(), "99_stray"]:
+        (tmp_path / "notebooks" / f"{name}.ipynb").touch()
+    problems = check.check_lists(tmp_path)
+    assert len(problems) == 1 and "99_stray" in problems[0]
+
+
+@pytest.fixture
+def results(root, tmp_path):
+    """Copies of a source notebook and its committed full run."""
+    name = experiments.notebooks()[0]
+    source, result = tmp_path / "source.ipynb", tmp_path / "result.ipynb"
+    shutil.copy(root / "notebooks" / f"{name}.ipynb", source)
+    shutil.copy(root / "book" / "results" / f"{name}.ipynb", result)
+    return name, source, result
+
+
+def change(path, edit):
+    notebook = nbformat.read(path, as_version=4)
+    edit(notebook)
+    nbformat.write(notebook, path)
+
+
+def test_the_committed_result_is_whole_and_of_todays_notebook(results):
+    name, source, result = results
+    assert check.check_result(source, result, name) == []
+
+
+def test_a_changed_cell_makes_a_result_stale(results):
+    name, source, result = results
+    change(source, lambda nb: nb.cells[-1].update(source="record.publish({})"))
+    assert "the notebook has changed" in check.check_result(source, result, name)[0]
+
+
+def test_an_unrun_cell_makes_a_result_incomplete(results):
+    name, source, result = results
+    change(result, lambda nb: nb.cells[-1].update(execution_count=None, outputs=[]))
+    assert "was not run" in check.check_result(source, result, name)[0]
+
+
+def test_a_changed_preset_makes_a_result_stale(results, monkeypatch):
+    name, source, result = results
+    paper = experiments.SETTINGS[name]["paper"]
+    monkeypatch.setitem(experiments.SETTINGS[name], "paper", replace(paper, epochs=paper.epochs + 1))
+    assert "the paper preset has changed" in check.check_result(source, result, name)[0]
+
+
+def test_a_changed_loss_is_found(monkeypatch):
+    """A tiny preset checked against its own losses, and against losses off by one part in a thousand."""
+    tiny = replace(experiments.SETTINGS["01_superposition"]["quick"], seeds=(1,), tuning_seeds=(1000,), size_seeds=(1,))
+    monkeypatch.setitem(experiments.SETTINGS["01_superposition"], "paper", replace(tiny, sizes=((5, 2),), epochs=3))
+    settings = experiments.settings("01_superposition", "paper")
+    losses = {
+        name: [[l3d.history.first_losses.tolist()] for l3d in fit(runs, max_steps=50)]
+        for name, runs in superposition.stacks(settings).items()
+    }
+    assert check.check_losses("01_superposition", {"first_losses": losses}) == []
+    losses["tuning"][2][0][49] *= 1.001
+    problems = check.check_losses("01_superposition", {"first_losses": losses})
+    assert len(problems) == 1 and "tuning: first losses differ" in problems[0]
+
+
+def test_unknown_notebook_and_preset_are_refused():
+    with pytest.raises(ValueError, match=r"notebook '77' is unknown; expected one of \['01_superposition'"):
+        experiments.settings("77", "paper")
+    with pytest.raises(ValueError, match="preset 'fast' of 01_superposition is unknown; expected one of"):
+        experiments.settings("01_superposition", "fast")
+
+
+def test_tuning_targets_are_not_reported_on():
+    for preset in experiments.PRESETS:
+        settings = experiments.settings("01_superposition", preset)
+        assert not set(settings.seeds + settings.size_seeds) & set(settings.tuning_seeds)
+    paper = experiments.settings("01_superposition", "paper")
+    assert paper.seeds == tuple(range(16)) and paper.tuning_seeds == tuple(range(1000, 1016))
+
+
+def test_the_settings_digest_follows_every_setting():
+    quick = experiments.settings("01_superposition", "quick")
+    assert settings_digest(quick) == settings_digest(replace(quick))
+    assert settings_digest(quick) != settings_digest(replace(quick, epochs=21))
+
+
+def test_the_rule_that_picks_tuned():
+    """Most targets recovered first, then the worst share to three decimals, then the order of the list."""
+    recovered = torch.tensor([[1, 1, 0], [1, 1, 1], [1, 1, 1], [1, 1, 1]])[..., None]
+    worst = [0.999, 0.9701, 0.9804, 0.98036]
+    shares = torch.stack([torch.tensor([[0.99, s]] * 3) for s in worst])
+    study = superposition.Study({"recovered": recovered, "share_in": shares}, list("abcd"), [1, 2, 3], 3, {})
+    assert chosen_candidate(study) == "c"  # c and d are both 0.980; a misses a target; b has 0.970
+
+
+def test_spread_by_hand():
+    assert spread([3.0, 1.0, 2.0, 10.0]) == {"median": 2.5, "min": 1.0, "max": 10.0, "n": 4}
+    assert spread_text([0.1234, 0.2]) == "0.162 [0.123, 0.200], n = 2"
+
+
+def test_the_papers_numbers_name_their_place_and_source(root):
+    for value in record.paper_values(root).values():
+        assert {"place", "source"} <= set(value) and ("value" in value) != ("range" in value)
+    assert json.loads((root / "book" / "paper_values.json").read_text())

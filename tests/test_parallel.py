@@ -1,0 +1,76 @@
+"""Jobs side by side: same results in order, errors passed on, no worker outlives its parent."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from l3d_core.parallel import run_jobs
+
+
+def square(x):
+    return x * x, os.getpid()
+
+
+def fail(x):
+    raise ValueError(f"job {x} is bad")
+
+
+def linger(path):
+    path.write_text(str(os.getpid()))
+    time.sleep(60)
+
+
+def test_results_come_in_order_from_other_processes():
+    found = run_jobs(square, [{"x": x} for x in (3, 1, 2)], workers=2)
+    assert [value for value, _ in found] == [9, 1, 4]
+    assert os.getpid() not in {pid for _, pid in found}
+
+
+def test_one_worker_stays_in_this_process():
+    assert run_jobs(square, [{"x": 5}], workers=4) == [(25, os.getpid())]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_error_is_passed_on(workers):
+    with pytest.raises(ValueError, match="job 7 is bad"):
+        run_jobs(fail, [{"x": 7}, {"x": 8}], workers=workers)
+
+
+def test_workers_die_with_a_killed_parent(tmp_path):
+    """kill -9 of the parent ends its workers, so that a rerun does not work beside them."""
+    script = f"""
+import pathlib, sys
+sys.path.insert(0, {os.path.dirname(__file__)!r})
+import test_parallel, l3d_core.parallel
+if __name__ == "__main__":
+    jobs = [{{"path": pathlib.Path({str(tmp_path)!r}) / n}} for n in "ab"]
+    l3d_core.parallel.run_jobs(test_parallel.linger, jobs, workers=2)
+"""
+    (tmp_path / "main.py").write_text(script)
+    parent = subprocess.Popen([sys.executable, str(tmp_path / "main.py")])
+    marks = [tmp_path / "a", tmp_path / "b"]
+    wait_for(lambda: all(m.exists() and m.read_text() for m in marks), 60)
+    workers = [int(m.read_text()) for m in marks]
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    wait_for(lambda: not any(alive(pid) for pid in workers), 20)
+
+
+def wait_for(condition, seconds):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.1)
+
+
+def alive(pid):
+    try:
+        os.kill(pid, 0)
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
