@@ -22,17 +22,18 @@ from torch import Tensor
 
 __version__ = "0.1.0"
 _HERE = Path(__file__).parent
+# Modules that show, list, check or publish results and have no part in computing them.
+_BESIDE_RESULTS = ("__init__", "__main__", "artifacts", "check", "claims", "cli", "experiments", "figures", "pages",
+                   "publish", "record", "runner")  # fmt: skip
 
 
-def code_digest(modules: Sequence[str]) -> str:
-    """Returns a hash of the source of some of the package's modules, so that results of other code are not reused.
-
-    Args:
-        modules: File names relative to the package, such as 'l3d.py'.
-    """
+def code_digest() -> str:
+    """Returns a hash of the source that results depend on, so that those of other code are not reused."""
     h = hashlib.sha256()
-    for name in sorted(modules):
-        h.update(name.encode() + (_HERE / name).read_bytes())
+    for path in sorted(_HERE.rglob("*.py")):
+        name = path.relative_to(_HERE).as_posix()
+        if name.split("/")[0].removesuffix(".py") not in _BESIDE_RESULTS and not name.endswith("_summary.py"):
+            h.update(name.encode() + path.read_bytes())
     return h.hexdigest()[:16]
 
 
@@ -182,9 +183,9 @@ def cached(
     return tensors, metrics, facts
 
 
-def tensor_digest(tensors: Sequence[Tensor]) -> str:
-    """Returns a hash of the contents of tensors, the identity of data and weights, 16 hexadecimal digits."""
-    h = hashlib.sha256()
+def tensor_digest(tensors: Sequence[Tensor], facts: str = "") -> str:
+    """Returns a hash of the contents of tensors, the identity of data and weights, and of a text of facts."""
+    h = hashlib.sha256(facts.encode())
     for tensor in tensors:
         h.update(f"{tuple(tensor.shape)}{tensor.dtype}".encode())
         h.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())

@@ -12,7 +12,7 @@ from .chapters import superposition
 from .chapters.superposition_summary import settings_digest
 from .claims import CLAIMS, ledger
 from .runner import incomplete
-from .runs import FIRST_LOSSES
+from .streams import FIRST_LOSSES
 from .training import fit
 
 TOLERANCE = 1e-5

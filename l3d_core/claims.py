@@ -54,8 +54,8 @@ CLAIMS = (
     ),
     Claim(
         id="tms-parallel", figure="paper-fig-3", place="Figure 3", **_TMS,
-        statement="The subnetworks' directions are nearly parallel to the model's: |cos| is at least 0.995 in the mean "
-        "and 0.98 at worst.",
+        statement="The subnetworks' directions are nearly parallel to the model's: abs(cos) is at least 0.995 in the "
+        "mean and 0.98 at worst.",
     ),
     Claim(
         id="tms-selective", figure="paper-fig-4", place="Figure 4", **_TMS,
@@ -80,7 +80,7 @@ CLAIMS = (
         statement="The error is lower in higher dimension: at 40-10 it is below that at 5-2.",
     ),
     Claim(
-        id="tms-references", figure="references", place="section 2.2", **_TMS,
+        id="tms-references", figure="reference-kinds", place="section 2.2", **_TMS,
         statement="All three kinds of reference give a reasonable result: five live subnetworks, one per feature.",
     ),
 )  # fmt: skip

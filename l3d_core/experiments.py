@@ -14,7 +14,7 @@ class Exhibit(NamedTuple):
 
     Attributes:
         id: Anchor in the book.
-        place: Where it stands: 'Figure 2', 'Table 1', 'draft Figure S2', 'this book'.
+        place: Where it stands: 'Figure 2', 'Table 1', 'draft Figure S2', 'book Figure 1.1'.
         title: What it shows.
         notebook: The notebook that shows it, or will.
     """
@@ -49,10 +49,10 @@ EXHIBITS = (
     Exhibit("paper-table-c01", "Section C.0.1", "All subnetworks of a language model", "05_language_model"),
     Exhibit("paper-fig-11", "Figure 11", "Ten subnetworks of a vision model", "06_vision"),
     Exhibit("paper-fig-c02", "Section C.0.2", "All subnetworks of a vision model", "06_vision"),
-    Exhibit("recon-variants", "this book", "Reconstruction error of three variants", "01_superposition"),
-    Exhibit("recovery", "this book", "Recovery of the five features over seeds", "01_superposition"),
-    Exhibit("references", "this book", "Three kinds of reference output", "01_superposition"),
-    Exhibit("sizes", "this book", "Reconstruction error against dimension", "01_superposition"),
+    Exhibit("recon-variants", "book Figure 1.1", "Reconstruction error of three variants", "01_superposition"),
+    Exhibit("recovery", "book Figure 1.2", "Recovery of the five features over targets", "01_superposition"),
+    Exhibit("reference-kinds", "book Figure 1.3", "Three kinds of reference output", "01_superposition"),
+    Exhibit("sizes", "book Figure 1.4", "Reconstruction error against dimension", "01_superposition"),
 )
 
 PRESETS = ("quick", "paper")

@@ -6,8 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .artifacts import project_root
-
 MIME = "application/vnd.l3d.record+json"
 
 
@@ -40,10 +38,10 @@ def read(notebook: str | Path) -> dict[str, Any]:
     raise ValueError(f"{notebook} holds no record; expected an executed notebook. Run l3d run for it.")
 
 
-def paper_values(root: Path | None = None) -> dict[str, dict[str, Any]]:
+def paper_values(root: Path) -> dict[str, dict[str, Any]]:
     """Returns the paper's own numbers, each with its place and source, from book/paper_values.json.
 
     Args:
-        root: Top folder of the project; None for the one the working directory lies in.
+        root: Top folder of the project.
     """
-    return json.loads(((root or project_root()) / "book" / "paper_values.json").read_text())
+    return json.loads((root / "book" / "paper_values.json").read_text())

@@ -1,8 +1,7 @@
-"""Several decompositions laid side by side as one program: settings, random streams, batches and gradients."""
+"""Several decompositions laid side by side as one program: settings, batches and gradients."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,10 +14,9 @@ from .artifacts import tensor_digest
 from .divergences import Divergence, resolve_divergence
 from .gradients import Target, build_target, check_inputs, check_references, sample_gradients, target_outputs
 from .l3d import L3DConfig
-from .references import draw_partners, reference_outputs
-from .tucker import Layout, dense_matrix, direction_norms, normalising_scale, resolve_ranks
+from .references import reference_outputs
+from .tucker import Layout, resolve_ranks
 
-FIRST_LOSSES = 50
 BLOCK_NUMBERS = 2**22
 
 
@@ -83,7 +81,6 @@ class Program:
     blocks: list[Block]
     chunk_size: int
     n_positions: int
-    key: str
     saved_at: float = 0.0
     _lr: tuple[tuple[int, int], Tensor] | None = None
     mask: Tensor | None = field(init=False)
@@ -102,6 +99,7 @@ class Program:
         powers, which = self.layout.shares().unique(return_inverse=True)
         self.powers, self.which_power = powers.to(self.device, self.dtype), which.to(self.device)
         self._k: dict[int, Tensor] = {}
+        self.key = _key(self)
         self.mask = None
         if any(layout.n_numbers != self.layout.n_numbers for layout in self.layouts):
             self.mask = torch.zeros(len(self.runs), 1, self.layout.n_numbers, device=self.device, dtype=self.dtype)
@@ -161,10 +159,14 @@ def _stack_or_share(tensors: Sequence[Tensor]) -> Tensor:
     return tensors[0][None] if all(t is tensors[0] for t in tensors) else torch.stack(list(tensors))
 
 
-def _check_together(runs: Sequence[Run]) -> None:
+def _check_together(runs: Sequence[Run], chunk_size: int | None) -> None:
     """Raises ValueError unless the runs can stand side by side."""
     if not runs:
         raise ValueError("got no runs; expected at least one Run.")
+    if chunk_size is not None and chunk_size < 1:
+        raise ValueError(f"chunk_size is {chunk_size}; expected at least 1, or None.")
+    for run in runs:
+        check_inputs(run.inputs)
     for name in ("n_v", "batch_size", "epochs", "form"):
         values = {getattr(run.config, name) for run in runs}
         if len(values) > 1:
@@ -176,6 +178,12 @@ def _check_together(runs: Sequence[Run]) -> None:
         raise ValueError(f"runs differ in the shape or type of inputs: {sorted(map(str, shapes))}; expected one.")
     if len({run.references is None for run in runs}) > 1:
         raise ValueError("some runs give references and some do not; expected all or none. Call fit once for each.")
+    n, batch_size = len(runs[0].inputs), runs[0].config.batch_size
+    if n < batch_size:
+        raise ValueError(
+            f"got {n} inputs for a batch_size of {batch_size}; expected at least one full batch. "
+            "Give more inputs or lower batch_size."
+        )
 
 
 def _blocks(n: int, size: int, per_block: int) -> list[Block]:
@@ -194,18 +202,16 @@ def _groups(runs: Sequence[Run], divergences: list[Divergence], device: torch.de
     return [Group(torch.tensor(index, device=device), d, kind) for (_, d, kind), index in found.items()]
 
 
-def _digest(runs: Sequence[Run], target: Target, layouts: list[Layout], divergences: list[Divergence]) -> str:
+def _key(program: Program) -> str:
     """Returns a hash of all that determines the result: settings, seeds, weights, inputs and references."""
-    h = hashlib.sha256()
-    inputs = {id(run.inputs): run.inputs for run in runs}
-    for run, layout, divergence in zip(runs, layouts, divergences, strict=True):
-        which = list(inputs).index(id(run.inputs))
-        facts = [asdict(run.config), divergence.name, run.seed, layout.shapes, layout.ranks, which]
-        h.update(json.dumps(facts, sort_keys=True, default=str).encode())
-    tensors = [*target.w0.values(), *target.rest.values(), *inputs.values()]
-    tensors += [run.references for run in runs if run.references is not None]
-    h.update(tensor_digest(tensors).encode())
-    return h.hexdigest()
+    inputs = {id(run.inputs): run.inputs for run in program.runs}
+    facts = [
+        [asdict(run.config), divergence.name, run.seed, layout.ranks, list(inputs).index(id(run.inputs))]
+        for run, layout, divergence in zip(program.runs, program.layouts, program.divergences, strict=True)
+    ]
+    tensors = [*program.target.w0.values(), *program.target.rest.values(), *inputs.values()]
+    tensors += [run.references for run in program.runs if run.references is not None]
+    return tensor_digest(tensors, json.dumps([facts, program.layout.shapes], sort_keys=True, default=str))
 
 
 def build_program(runs: Sequence[Run], chunk_size: int | None = None) -> Program:
@@ -223,17 +229,8 @@ def build_program(runs: Sequence[Run], chunk_size: int | None = None) -> Program
         ValueError: Anything that cannot be decomposed; the message says what was got, expected and to be done.
     """
     runs = list(runs)
-    if chunk_size is not None and chunk_size < 1:
-        raise ValueError(f"chunk_size is {chunk_size}; expected at least 1, or None.")
-    for run in runs:
-        check_inputs(run.inputs)
-    _check_together(runs)
+    _check_together(runs, chunk_size)
     config, n = runs[0].config, len(runs[0].inputs)
-    if n < config.batch_size:
-        raise ValueError(
-            f"got {n} inputs for a batch_size of {config.batch_size}; expected at least one full batch. "
-            "Give more inputs or lower batch_size."
-        )
     models = [run.model for run in runs]
     target = build_target(models[:1] if all(m is models[0] for m in models) else models, runs[0].parameters)
     device = next(iter(target.w0.values())).device
@@ -265,7 +262,6 @@ def build_program(runs: Sequence[Run], chunk_size: int | None = None) -> Program
         blocks=_blocks(n, config.batch_size, max(1, chunk_size // config.batch_size)),
         chunk_size=chunk_size,
         n_positions=n_positions,
-        key=_digest(runs, target, layouts, divergences),
     )
 
 
@@ -282,85 +278,3 @@ def _resolve(runs: list[Run], target: Target, inputs: Tensor) -> list[Divergence
         else:
             resolved.append(once.setdefault(id(run.divergence), resolve_divergence(run.divergence)))
     return resolved
-
-
-def initial_state(program: Program) -> dict[str, Tensor]:
-    """Returns the starting values and empty records of all runs, each drawn from its own seed.
-
-    V_out is drawn normal (standard deviation 1 / n_v) and normalised once; V_in is a copy of it or drawn anew.
-    """
-    n_runs, n_v, epochs = len(program.runs), program.runs[0].config.n_v, program.epochs
-    numbers = torch.zeros(2, n_runs, n_v, program.layout.n_numbers, dtype=torch.float64)
-    streams = []
-    for r, (run, layout) in enumerate(zip(program.runs, program.layouts, strict=True)):
-        generator = torch.Generator().manual_seed(run.seed)
-        where = program.layout.positions_of(layout)
-        for side in (1, 0):
-            drawn = layout.draw(n_v, generator)
-            kind = run.config.v_out_norm
-            norms = direction_norms(layout, dense_matrix(layout, drawn), kind)
-            drawn = drawn * normalising_scale(norms, kind == "tensor_sum")[:, None] ** layout.shares()
-            numbers[side, r][:, where] = drawn
-        if run.config.encoder_init == "copy":
-            numbers[0, r] = numbers[1, r]
-        streams.append(generator.get_state())
-    numbers = numbers.to(program.device, program.dtype)
-    first = min(FIRST_LOSSES, epochs * program.n_batches)
-    empty = {"recon_sq": (epochs,), "recon_norm": (epochs,), "p_active": (epochs, n_v), "first_losses": (first,)}
-    records = {k: torch.zeros(n_runs, *s, device=program.device, dtype=program.dtype) for k, s in empty.items()}
-    counters = {name: torch.zeros((), dtype=torch.long) for name in ("step", "epoch", "batch")}
-    clock = {"wall_seconds": torch.zeros((), dtype=torch.float64)}
-    moments = torch.zeros(2, *numbers.shape, device=program.device, dtype=program.dtype)
-    return {"numbers": numbers, "moments": moments, "streams": torch.stack(streams), **records, **counters, **clock}
-
-
-def draw_epoch(program: Program, state: dict[str, Tensor]) -> EpochDraws:
-    """Returns the epoch's order and partners (Alg. 1 lines 2 and 4); leaves the streams ready for the next epoch.
-
-    An epoch resumed in its middle draws the same again: the streams advance in the state only when its first
-    batch is still to be done, and `state["replay"]` keeps where they stood.
-    """
-    resumed = int(state["batch"]) > 0
-    streams = state["replay"] if resumed else state["streams"].clone()
-    orders, partners, after = [], [[] for _ in program.blocks], []
-    for stream in streams:
-        generator = torch.Generator()
-        generator.set_state(stream.clone())
-        orders.append(torch.randperm(program.inputs.shape[1], generator=generator))
-        full = sum(b.n_batches for b in program.blocks if b.size == program.blocks[0].size)
-        drawn = draw_partners(full, program.blocks[0].size * program.n_positions, generator)
-        done = 0
-        for i, block in enumerate(program.blocks):
-            if block.size == program.blocks[0].size:
-                partners[i].append(drawn[done : done + block.n_batches])
-                done += block.n_batches
-            else:
-                partners[i].append(draw_partners(1, block.size * program.n_positions, generator))
-        after.append(generator.get_state())
-    state["replay"], state["streams"] = streams, torch.stack(after)
-    return EpochDraws(torch.stack(orders).to(program.device), [torch.stack(p).to(program.device) for p in partners])
-
-
-def preflight(program: Program, state: dict[str, Tensor]) -> None:
-    """Raises ValueError if some run's gradients are zero for every sample of the first epoch."""
-    draws = draw_epoch(program, dict(state))
-    silent = torch.ones(len(program.runs), dtype=torch.bool, device=program.device)
-    for block in program.blocks:
-        g = program.block_gradients(draws, block)
-        if not torch.isfinite(g).all():
-            raise ValueError("some per-sample gradients are NaN or infinite; expected finite. Check model and inputs.")
-        silent &= (g == 0).flatten(1).all(1)
-        if not silent.any():
-            return
-    r = int(silent.nonzero()[0])
-    raise ValueError(
-        f"every per-sample gradient of run {r} (seed {program.runs[r].seed}) is zero; expected outputs that depend "
-        "on the selected parameters and differ from their references. Check the parameter pattern, the inputs and "
-        "whether all outputs are alike."
-    )
-
-
-def unpack(program: Program, state: dict[str, Tensor], r: int) -> tuple[Layout, Tensor]:
-    """Returns run r's own layout and its encoder's and decoder's numbers `[2, n_v, n_numbers]`."""
-    layout = program.layouts[r]
-    return layout, state["numbers"][:, r][..., program.layout.positions_of(layout).to(program.device)].clone()

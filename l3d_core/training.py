@@ -14,7 +14,8 @@ from tqdm import tqdm
 from .checkpoints import load_checkpoint, save_checkpoint
 from .divergences import Divergence
 from .l3d import L3DConfig, reconstruct
-from .runs import Program, Run, build_program, draw_epoch, initial_state, preflight, unpack
+from .runs import Program, Run, build_program
+from .streams import draw_epoch, initial_state, preflight, unpack
 from .tucker import TuckerDirections, dense_matrix, direction_norms, normalising_scale
 
 BETAS, EPS = (0.9, 0.999), 1e-8
@@ -291,10 +292,7 @@ def decompose(
         The directions, with the history of the training.
 
     Raises:
-        TypeError: See `fit`.
-        ValueError: See `fit`.
-        FloatingPointError: See `fit`.
-        OSError: See `fit`.
+        ValueError: And the other errors of `fit`.
     """
     run = Run(model, inputs, config, divergence, seed, parameters, references)
     return fit([run], chunk_size=chunk_size, checkpoint=checkpoint, progress=progress)[0]

@@ -63,15 +63,19 @@ def test_the_name_does_not_depend_on_place_time_or_device(tmp_path, monkeypatch)
     assert names == {f"sweep-{config_hash(CONFIG)}"}
 
 
-def test_code_digest_follows_the_source(tmp_path, monkeypatch):
+def test_code_digest_follows_the_source_of_results_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(artifacts, "_HERE", tmp_path)
-    (tmp_path / "a.py").write_text("x = 1\n")
-    (tmp_path / "b.py").write_text("y = 2\n")
-    first = code_digest(["a.py", "b.py"])
-    assert len(first) == 16
-    assert code_digest(["b.py", "a.py"]) == first != code_digest(["a.py"])
-    (tmp_path / "b.py").write_text("y = 3\n")
-    assert code_digest(["a.py", "b.py"]) != first
+    for name in ("l3d.py", "figures/toys.py", "chapters/toys.py", "chapters/toys_summary.py", "cli.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x = 1\n")
+    first = code_digest()
+    for name in ("figures/toys.py", "cli.py", "chapters/toys_summary.py"):
+        (tmp_path / name).write_text("x = 2\n")
+        assert code_digest() == first, name
+    (tmp_path / "chapters" / "toys.py").write_text("x = 2\n")
+    second = code_digest()
+    (tmp_path / "l3d.py").rename(tmp_path / "renamed.py")
+    assert len({first, second, code_digest()}) == 3
 
 
 def test_tensor_digest_follows_the_contents():

@@ -8,7 +8,8 @@ import torch
 from l3d_core.intervention import delta_sweep, impact
 from l3d_core.l3d import L3DConfig
 from l3d_core.metrics import coverage, match_directions, seed_agreement, selectivity, top_share
-from l3d_core.runs import Run, build_program, initial_state
+from l3d_core.runs import Run, build_program
+from l3d_core.streams import initial_state
 from l3d_core.toys import Superposition, sparse_inputs
 from l3d_core.training import fit
 from l3d_core.tucker import TuckerDirections

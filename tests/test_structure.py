@@ -19,13 +19,14 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb")) + sorted((ROOT / "book" / "results").glob("*.ipynb"))
 
 # Each group may import the groups before it; leaves import nothing of the package.
-LEAVES = ("toys", "artifacts", "record", "pretrained")
+LEAVES = ("toys", "artifacts", "record", "checks", "checkpoints", "parallel", "pretrained")
 ORDER = (
     ("divergences", "references"),
     ("gradients",),
     ("tucker",),
     ("l3d",),
-    ("runs", "checkpoints"),
+    ("runs",),
+    ("streams",),
     ("training",),
     ("metrics",),
     ("intervention",),
@@ -40,7 +41,7 @@ ORDER = (
 )
 # These folders and the last step before the command line may import among themselves, though never in a circle.
 AMONG_THEMSELVES = ("baselines", "chapters", "figures", "check", "pages", "publish", "runner")
-MATHEMATICS = ("divergences", "references", "gradients", "tucker", "l3d", "runs", "checkpoints", "training", "metrics",
+MATHEMATICS = ("divergences", "references", "gradients", "tucker", "l3d", "runs", "streams", "training", "metrics",
                "intervention")  # fmt: skip
 HEAVY = ("matplotlib", "seaborn", "pandas", "transformers", "torchvision", "datasets", "papermill", "IPython", "sphinx")
 

@@ -11,7 +11,8 @@ from torch import nn
 
 from l3d_core import training
 from l3d_core.l3d import L3DConfig
-from l3d_core.runs import FIRST_LOSSES, Run, build_program, draw_epoch, initial_state
+from l3d_core.runs import Run, build_program
+from l3d_core.streams import FIRST_LOSSES, draw_epoch, initial_state
 from l3d_core.toys import Superposition
 from l3d_core.training import adamw_, decompose, fit, normalise_v_out_, train_step_
 from l3d_core.tucker import dense_matrix

@@ -17,14 +17,6 @@ from ..runs import Run
 from ..training import fit
 from .superposition_measures import measure, sweeps
 
-CODE = tuple(
-    f"{name}.py"
-    for name in (
-        *("divergences", "references", "gradients", "tucker", "l3d", "runs", "training", "metrics", "intervention"),
-        *("toys", "chapters/superposition", "chapters/superposition_measures"),
-    )
-)
-
 
 class Variant(NamedTuple):
     """One way to decompose: settings and divergence."""
@@ -129,7 +121,7 @@ def study(
         raise ValueError(f"none of the targets {list(seeds)} of size {size} represents every feature; give more.")
     config = {
         "size": size, "seeds": list(seeds), "kept": [task.seed for task in tasks], "epochs": settings.epochs,
-        "n_samples": settings.n_samples, "full": full, "code": artifacts.code_digest(CODE), "torch": torch.__version__,
+        "n_samples": settings.n_samples, "full": full, "code": artifacts.code_digest(), "torch": torch.__version__,
         "variants": {key: [asdict(variant.config), variant.divergence] for key, variant in variants.items()},
         "data": artifacts.tensor_digest([t for task in tasks for t in (task.inputs, *task.model.parameters())]),
     }  # fmt: skip

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from ..chapters.superposition_summary import last_epochs
 from .style import FEATURE_COLOURS, GREY, PAPER, SIGNED, VARIANT_COLOURS, style
 
 if TYPE_CHECKING:
@@ -134,9 +135,7 @@ def plot_interventions(main: Study, variant: str = "tuned", target: int = 0) -> 
         for ax in axes[1]:
             ax.set_xlabel("$x_o$ of that output")
             ax.set_xticks([-0.12, 0.5, 1], ["off", "0.5", "1"])
-        marks = [
-            plt.Line2D([], [], marker="o", ls="", color=c, label=f"output {i}") for i, c in enumerate(FEATURE_COLOURS)
-        ]
+        marks = [plt.Line2D([], [], marker="o", ls="", color=FEATURE_COLOURS[i], label=f"output {i}") for i in range(5)]
         figure.legend(handles=marks, loc="outside lower center", ncols=5)
     return figure
 
@@ -174,11 +173,6 @@ def plot_sweep(main: Study, deltas: tuple[float, ...], variant: str = "tuned", t
     return figure
 
 
-def final_error(recon: Tensor) -> Tensor:
-    """Returns the error over the last 100 epochs (or all, if fewer), the last axis averaged away."""
-    return recon[..., -100:].mean(-1)
-
-
 def _by_variant(ax: Axes, table: pd.DataFrame, counts: list[str], **options: object) -> None:
     """Draws one dot per row of a table with columns `variant` and `value`, n under each name."""
     sns.stripplot(table, x="variant", y="value", hue="variant", palette=VARIANT_COLOURS, ax=ax, **options)
@@ -187,13 +181,8 @@ def _by_variant(ax: Axes, table: pd.DataFrame, counts: list[str], **options: obj
 
 
 def plot_recon(main: Study, paper: float) -> Figure:
-    """Returns the reconstruction error of the variants over targets and over epochs.
-
-    Args:
-        main: The chapter's main study.
-        paper: The error the paper states.
-    """
-    errors = {name: final_error(main.of("recon_sq", name)).tolist() for name in main.names}
+    """Returns the error of the variants over targets and over epochs, beside the error the paper states."""
+    errors = {name: last_epochs(main.of("recon_sq", name)).tolist() for name in main.names}
     table = pd.DataFrame([{"variant": name, "value": e} for name, values in errors.items() for e in values])
     counts = [f"{name}\nn = {len(errors[name])}" for name in main.names]
     with style():
@@ -260,7 +249,7 @@ def plot_references(references: Study) -> Figure:
     rows = []
     for name in references.names:
         variant, kind = name.split()
-        found = zip(final_error(references.of("recon_sq", name)), references.of("recovered", name), strict=True)
+        found = zip(last_epochs(references.of("recon_sq", name)), references.of("recovered", name), strict=True)
         rows += [{"variant": variant, "reference": kind, "error": float(e), "recovered": bool(r)} for e, r in found]
     table, n = pd.DataFrame(rows), len(references.seeds)
     look = {"x": "reference", "hue": "variant", "palette": VARIANT_COLOURS}
@@ -288,7 +277,7 @@ def plot_sizes(sizes: dict[str, Study]) -> Figure:
     rows = []
     for size, study in sizes.items():
         for name in study.names:
-            errors = final_error(study.of("recon_sq", name)).tolist()
+            errors = last_epochs(study.of("recon_sq", name)).tolist()
             covered = (100 * study.of("covered", name).flatten() / int(size.split("-")[0])).tolist()
             both = zip(errors, covered, strict=True)
             rows += [{"size": size, "variant": name, "error": e, "covered": c} for e, c in both]
