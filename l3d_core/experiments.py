@@ -80,10 +80,8 @@ SUPERPOSITION_CANDIDATES = {
 
 # Single departures, to see which of them moves the error.
 SUPERPOSITION_SWITCHES = {
-    "text": SUPERPOSITION_VARIANTS["text"],
     "text, dense first epoch": Variant(replace(TOY_TEXT, dense_epochs=1), "mse"),
     "text, half reference": Variant(TOY_TEXT, "half_reference_mse"),
-    "code": SUPERPOSITION_VARIANTS["code"],
     "code, no dense epoch": Variant(replace(TOY_CODE, dense_epochs=0), "half_reference_mse"),
     "code, true mse": Variant(TOY_CODE, "mse"),
 }

@@ -18,6 +18,10 @@ from ..training import fit
 from .superposition_measures import measure, sweeps
 
 
+# What every study keeps; the main one has the directions and the interventions too.
+NUMBERS = ("recon_sq", "recon_norm", "first_losses", "p_active", "recovered", "covered", "share_in", "cos_out")
+
+
 class Variant(NamedTuple):
     """One way to decompose: settings and divergence."""
 
@@ -81,8 +85,7 @@ def _runs(variants: dict[str, Variant], tasks: list[toys.Task], epochs: int, dev
 
 def _scalars(facts: dict[str, Tensor]) -> dict[str, Tensor]:
     """Keeps what studies other than the main one need."""
-    keep = ("recon_sq", "recon_norm", "first_losses", "p_active", "recovered", "covered", "share_in", "cos_out")
-    return {name: facts[name] for name in keep}
+    return {name: facts[name] for name in NUMBERS}
 
 
 def study(
@@ -165,25 +168,29 @@ class SuperpositionResult(NamedTuple):
     stacks: dict[str, Study]
     main: Study
     tuning: Study
+    switches: Study
     references: Study
     sizes: dict[str, Study]
 
 
 def _jobs(settings: SuperpositionSettings) -> dict[str, dict[str, Any]]:
-    """Returns the stacks to run by name, longest first; larger models one variant at a time, to share the cores."""
+    """Returns the stacks to run by name, longest first, each combination of settings and target once.
+
+    Larger models come one variant at a time, to share the cores; what `main` has is not run again.
+    """
     jobs: dict[str, dict[str, Any]] = {}
-    for size in sorted(settings.sizes, reverse=True):
+    for size in sorted(settings.sizes[1:], reverse=True):
         for name, variant in _scaled(settings, size[0]).items():
             key = f"size-{size[0]}-{size[1]}-{name}"
             jobs[key] = {"variants": {name: variant}, "seeds": settings.size_seeds, "size": size}
     kinds = {
         f"{name} {kind}": Variant(replace(variant.config, reference=kind), variant.divergence)
         for name, variant in settings.variants.items()
-        for kind in ("sample", "mean", "uniform")
+        for kind in ("mean", "uniform")
     }
+    jobs["tuning"] = {"variants": settings.candidates, "seeds": settings.tuning_seeds}
     jobs["references"] = {"variants": kinds, "seeds": settings.seeds}
     jobs["switches"] = {"variants": settings.switches, "seeds": settings.seeds}
-    jobs["tuning"] = {"variants": settings.candidates, "seeds": settings.tuning_seeds}
     jobs["main"] = {"variants": settings.variants, "seeds": settings.seeds, "full": True}
     return jobs
 
@@ -196,12 +203,31 @@ def stacks(settings: SuperpositionSettings, device: str = "cpu") -> dict[str, li
     }
 
 
-def _beside(studies: Sequence[Study]) -> Study:
-    """Returns studies of the same targets as one, their variants one after the other."""
-    tensors = {key: torch.cat([study.tensors[key] for study in studies]) for key in studies[0].tensors}
-    facts = {**studies[0].facts, "wall_seconds": sum(study.facts["wall_seconds"] for study in studies)}
-    names = [name for study in studies for name in study.names]
-    return studies[0]._replace(tensors=tensors, names=names, facts=facts)
+def _part(whole: Study, names: dict[str, str], seeds: Sequence[int] | None = None) -> Study:
+    """Returns some variants of a study under new names, on all of its targets or some; numbers only."""
+    rows = [whole.names.index(name) for name in names]
+    columns = [i for i, seed in enumerate(whole.seeds) if seeds is None or seed in seeds]
+    tensors = {key: t[rows][:, columns] for key, t in whole.tensors.items() if key in NUMBERS}
+    return whole._replace(tensors=tensors, names=list(names.values()), seeds=[whole.seeds[i] for i in columns])
+
+
+def _beside(*studies: Study) -> Study:
+    """Returns studies of the same targets as one, their variants one after the other; numbers only."""
+    tensors = {key: torch.cat([study.tensors[key] for study in studies]) for key in NUMBERS}
+    return studies[0]._replace(tensors=tensors, names=[name for study in studies for name in study.names])
+
+
+def _sizes(settings: SuperpositionSettings, done: dict[str, Study]) -> dict[str, Study]:
+    """Returns the variants at every size; at the first, `matched` is `text` itself."""
+    text = {"text": "matched"}
+    same = {name: name for name in settings.variants}
+    first, *larger = settings.sizes
+    own = [_part(done["main"], names, settings.size_seeds) for names in (same, text)]
+    sizes = {f"{first[0]}-{first[1]}": _beside(*own)}
+    for size in larger:
+        key = f"{size[0]}-{size[1]}"
+        sizes[key] = _beside(*(done[f"size-{key}-{name}"] for name in _scaled(settings, size[0])))
+    return sizes
 
 
 def run(
@@ -229,8 +255,14 @@ def run(
     jobs = _jobs(settings)
     calls = [{"name": name, **job, **common} for name, job in jobs.items()]
     done = dict(zip(jobs, run_jobs(study, calls, workers if device == "cpu" else 1), strict=True))
-    sizes = {}
-    for size in settings.sizes:
-        key = f"{size[0]}-{size[1]}"
-        sizes[key] = _beside([done[f"size-{key}-{name}"] for name in _scaled(settings, size[0])])
-    return SuperpositionResult(settings, done, done["main"], done["tuning"], done["references"], sizes)
+    main = done["main"]
+    sampled = _part(main, {name: f"{name} sample" for name in settings.variants})
+    return SuperpositionResult(
+        settings=settings,
+        stacks=done,
+        main=main,
+        tuning=done["tuning"],
+        switches=_beside(_part(main, {"text": "text", "code": "code"}), done["switches"]),
+        references=_beside(sampled, done["references"]),
+        sizes=_sizes(settings, done),
+    )

@@ -119,10 +119,10 @@ def _numbers(result: SuperpositionResult) -> dict[str, Any]:
     for name in result.references.names:
         found = int(result.references.of("recovered", name).sum())
         numbers[f"references_{name.replace(' ', '_')}"] = f"{found} of {len(result.references.seeds)}"
-    switches = result.stacks["switches"]
-    for i, name in enumerate(switches.names):
-        numbers[f"switch_{i}"] = spread_text(last_epochs(switches.of("recon_sq", name)))
-        numbers[f"switch_{i}_recovered"] = f"{int(switches.of('recovered', name).sum())} of {len(switches.seeds)}"
+    for name in result.switches.names:
+        key, found = name.replace(",", "").replace(" ", "_"), result.switches.of("recovered", name)
+        numbers[f"switch_{key}"] = spread_text(last_epochs(result.switches.of("recon_sq", name)))
+        numbers[f"switch_{key}_recovered"] = f"{int(found.sum())} of {len(found)}"
     return numbers | _counts(result)
 
 
