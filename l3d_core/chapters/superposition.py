@@ -17,7 +17,6 @@ from ..runs import Run
 from ..training import fit
 from .superposition_measures import measure, sweeps
 
-
 # What every study keeps; the main one has the directions and the interventions too.
 NUMBERS = ("recon_sq", "recon_norm", "first_losses", "p_active", "recovered", "covered", "share_in", "cos_out")
 
