@@ -173,11 +173,47 @@ def test_a_lost_race_for_ports_is_tried_once_more(folder, monkeypatch):
     source = source_of(folder, "n")
     runner.run_notebook(source, folder / "out.ipynb", {})
     assert len(attempts) == 2
-    attempts.extend([1] * 10)
-    monkeypatch.setattr(papermill, "execute_notebook", lambda *_, **__: attempts.append(1) or 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        runner.run_notebook(source, folder / "out.ipynb", {})
-    assert len(attempts) == 13
+
+
+@pytest.mark.parametrize(
+    ("words", "n_attempts"), [("Address already in use", 2), ("Kernel died before replying", 2), ("Kernel died", 1)]
+)
+def test_what_fails_again_is_told(folder, monkeypatch, words, n_attempts):
+    attempts = []
+
+    def execute(*_, **__):
+        attempts.append(1)
+        raise RuntimeError(words)
+
+    monkeypatch.setattr(papermill, "execute_notebook", execute)
+    with pytest.raises(RuntimeError, match=rf"tiny\.ipynb failed: {words}\. Run again"):
+        runner.run_notebook(source_of(folder, "n"), folder / "out.ipynb", {})
+    assert len(attempts) == n_attempts
+
+
+def test_printed_text_is_joined_however_it_came():
+    pieces = ["a", "b", None, "c"]
+    notebook = executed("n")
+    notebook.cells[-1].outputs = [
+        new_output("stream", name="stderr", text="bar")
+        if text is None
+        else new_output("stream", name="stdout", text=text)
+        for text in pieces
+    ]
+    notebook.cells[-1].outputs.append(new_output("display_data", data={"text/plain": "figure"}))
+    [text, figure] = runner.clean(notebook).cells[-1].outputs
+    assert text.text == "abc"
+    assert figure.data == {"text/plain": "figure"}
+
+
+def test_the_notebook_appears_in_one_step(folder, monkeypatch):
+    """A reader sees the old or the new file, never a part: the new one comes under another name."""
+    monkeypatch.setattr(runner, "_execute", lambda *_: executed("n"))
+    old = (folder / "out.ipynb").stat().st_ino
+    with (folder / "out.ipynb").open("rb") as reader:
+        runner.run_notebook(source_of(folder, "n"), folder / "out.ipynb", {})
+        assert reader.read() == GOOD
+    assert (folder / "out.ipynb").stat().st_ino != old
 
 
 def test_a_kernel_of_another_interpreter_is_refused(tmp_path, monkeypatch):
@@ -191,6 +227,16 @@ def test_a_kernel_of_another_interpreter_is_refused(tmp_path, monkeypatch):
         runner.check_kernel()
     with runner._kernel_environment():  # It looks into its own environment first.
         runner.check_kernel()
+
+
+def test_the_kernel_is_checked_before_each_run(folder, monkeypatch):
+    def refuse():
+        raise RuntimeError("kernel python3 runs another")
+
+    monkeypatch.setattr(runner, "check_kernel", refuse)
+    monkeypatch.setattr(papermill, "execute_notebook", lambda *_, **__: pytest.fail("was run"))
+    with pytest.raises(RuntimeError, match="kernel python3 runs another"):
+        runner.run_notebook(source_of(folder, "n"), folder / "out.ipynb", {})
 
 
 COMMAND = """
