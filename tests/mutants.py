@@ -22,8 +22,8 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 SECONDS = 240
 JOBS = 2
-CAUGHT, SURVIVED = 1, 0
-"""Pytest's exit codes for failed tests and for none; others mean that tests did not run as meant."""
+CAUGHT, SURVIVED, NOT_RUN = 1, 0, -1
+"""Exit codes: some test failed, none did, the tests could not run as meant."""
 
 
 class Mutant(NamedTuple):
@@ -47,7 +47,7 @@ class Mutant(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """How a run of the tests ended: pytest's exit code, what it says in a line, and the seconds it took."""
+    """How a run of the tests ended: CAUGHT, SURVIVED or NOT_RUN, what pytest says in a line, the seconds it took."""
 
     code: int
     detail: str
@@ -90,10 +90,12 @@ def run_tests(folder: Path, tests: Sequence[str]) -> Outcome:
     try:
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=SECONDS)
     except subprocess.TimeoutExpired:
-        return Outcome(-1, f"no end after {SECONDS} s", time.monotonic() - start)
-    failed = re.search(r"^(?:FAILED|ERROR) (?:tests/)?(\S+)", done.stdout, re.MULTILINE)
+        return Outcome(NOT_RUN, f"no end after {SECONDS} s", time.monotonic() - start)
+    failed = re.search(r"^FAILED (?:tests/)?(\S+)", done.stdout, re.MULTILINE)
     last = (done.stdout.strip() or done.stderr.strip()).splitlines()[-1:]
-    return Outcome(done.returncode, failed[1] if failed else "".join(last), time.monotonic() - start)
+    # A file that cannot be imported ends pytest with the code of a failed test, but without one.
+    code = done.returncode if done.returncode == SURVIVED or (done.returncode == CAUGHT and failed) else NOT_RUN
+    return Outcome(code, failed[1] if failed else "".join(last), time.monotonic() - start)
 
 
 def try_mutant(mutant: Mutant | None, tests: Sequence[str]) -> Outcome:
@@ -117,7 +119,7 @@ def main(chosen: Sequence[str]) -> int:
     start = time.monotonic()
     baseline = try_mutant(None, sorted({test for mutant in mutants for test in mutant.tests}))
     print(f"baseline: {baseline.detail}", flush=True)
-    if baseline.code != 0:
+    if baseline.code != SURVIVED:
         print("the unchanged package fails its tests; expected none to fail before mutants are tried.", file=sys.stderr)
         return 2
     n_caught, width = 0, max(len(mutant.id) for mutant in mutants)
@@ -125,7 +127,7 @@ def main(chosen: Sequence[str]) -> int:
         outcomes = pool.map(lambda mutant: try_mutant(mutant, mutant.tests), mutants)
         for mutant, outcome in zip(mutants, outcomes, strict=True):
             n_caught += outcome.code == CAUGHT
-            word = {CAUGHT: "caught", SURVIVED: "SURVIVED"}.get(outcome.code, "NOT RUN")
+            word = {CAUGHT: "caught", SURVIVED: "SURVIVED", NOT_RUN: "NOT RUN"}[outcome.code]
             why = "" if outcome.code == CAUGHT else f"  ({mutant.why})"
             print(f"{mutant.id:{width}}  {word:8}  {outcome.seconds:5.1f} s  {outcome.detail}{why}", flush=True)
     print(f"{n_caught} of {len(mutants)} mutants caught in {time.monotonic() - start:.0f} s")
