@@ -201,6 +201,20 @@ def test_normalised_mse_trains_like_mse():
     assert_same(normalised, plain, atol=1e-11)
 
 
+@pytest.mark.parametrize("shared", [True, False])
+def test_each_run_is_normalised_by_its_own_outputs(shared):
+    models = [mlp(0)] * 2 if shared else [mlp(0), mlp(1)]
+    data, config = [normal(1, 12, 4), 5 * normal(2, 12, 4)], L3DConfig(n_v=2, epochs=1, batch_size=4)
+    runs = [Run(model, x, config, "normalised_mse") for model, x in zip(models, data, strict=True)]
+    variances = []
+    for run, l3d in zip(runs, fit(runs), strict=True):
+        y = run.model(run.inputs).detach()
+        variances.append(float(sum(((y - y.mean(0)) ** 2).mean(0)) / 4))  # Over samples, then the mean of 4 outputs.
+        found = l3d.divergence.value(y[:1], y[1:2])
+        assert float(found) == pytest.approx(float(((y[0] - y[1]) ** 2).mean()) / variances[-1], rel=1e-12)
+    assert variances[1] > 1.2 * variances[0]
+
+
 # --- records ----------------------------------------------------------------------------------------------------
 
 
