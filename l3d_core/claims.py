@@ -164,7 +164,8 @@ def markdown_table(rows: list[Row]) -> str:
         where = f"{claim.place}, [figure](#{claim.figure})"
         found = " | ".join(row.found(name) for name in VARIANTS)
         text = f'<span id="claim-{claim.id}"></span>{claim.statement} ({where})'
-        lines.append(f"| {text} | {paper} | {found} | {badge(row.verdict)} |")
+        held = [name for name in VARIANTS if holds(claim, row.paper, row.values[name])]
+        lines.append(f"| {text} | {paper} | {found} | {badge(row.verdict)}<br>holds for {', '.join(held) or 'none'} |")
     return "\n".join(lines) + "\n"
 
 

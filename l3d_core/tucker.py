@@ -129,12 +129,10 @@ def dense_tensors(layout: Layout, flat: Tensor) -> dict[str, Tensor]:
     Returns:
         A dict of `[..., n_v, *shape]`.
     """
-    lead, start, tensors = flat.shape[:-1], 0, {}
+    lead, tensors = flat.shape[:-1], {}
+    numbers = iter(flat.split([math.prod(piece) for pieces in layout.pieces.values() for piece in pieces], -1))
     for name, pieces in layout.pieces.items():
-        parts = []
-        for piece in pieces:
-            parts.append(flat[..., start : start + math.prod(piece)].reshape(*lead, *piece))
-            start += math.prod(piece)
+        parts = [next(numbers).reshape(*lead, *piece) for piece in pieces]
         combine = _polyadic if layout.form == "cp" and layout.shapes[name] else _tucker
         tensors[name] = combine(parts).reshape(*lead, *layout.shapes[name])
     return tensors
