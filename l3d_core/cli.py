@@ -111,18 +111,9 @@ def state(root: Path, name: str) -> str:
         return "not built yet"
     if not result.is_file():
         return "quick only"
-    import nbformat
+    from .check import check_result
 
-    from .runner import INJECTED, incomplete
-
-    executed = nbformat.read(result, as_version=4)
-    if incomplete(executed):
-        return "paper run incomplete"
-    code = [
-        [c.source for c in notebook.cells if c.cell_type == "code" and INJECTED not in c.metadata.get("tags", [])]
-        for notebook in (executed, nbformat.read(source, as_version=4))
-    ]
-    return "paper run" if code[0] == code[1] else "paper run of older code cells"
+    return "paper run out of date" if check_result(source, result, name) else "paper run"
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -3,13 +3,12 @@
 import json
 import subprocess
 import sys
-import types
 
 import pytest
 import torch
 from notebook_cases import executed, printed, tiny, write
 
-from l3d_core import cli, experiments, runner
+from l3d_core import check, cli, experiments, publish, runner
 
 
 @pytest.fixture
@@ -152,23 +151,21 @@ def test_a_failed_run_exits_with_1_and_stops(checkout, capsys, monkeypatch, erro
     assert captured.out == ""
 
 
-def test_list_tells_how_far_each_exhibit_is(checkout, capsys):
+def test_list_tells_how_far_each_exhibit_is(checkout, capsys, monkeypatch):
     def states():
         assert cli.main(["list", "--json"]) == 0
         return [row["state"] for row in json.loads(capsys.readouterr().out)]
 
-    result = checkout / "book" / "results" / "tiny.ipynb"
+    source, result = (checkout / folder / "tiny.ipynb" for folder in ("notebooks", "book/results"))
     assert states() == ["quick only", "not built yet"]
-    notebook = executed("print(preset, n)")
-    write(result, notebook)
+    write(result, executed("print(preset, n)"))
+    problems = {(source, result, "tiny"): []}
+    monkeypatch.setattr(check, "check_result", lambda *arguments: problems[arguments])
     assert states() == ["paper run", "not built yet"]
-    notebook.cells[-1].execution_count = None
-    write(result, notebook)
-    assert states()[0] == "paper run incomplete"
-    write(result, executed("print(n)"))
-    assert states()[0] == "paper run of older code cells"
-    (checkout / "notebooks" / "tiny.ipynb").unlink()
-    assert states()[0] == "not built yet"
+    problems[source, result, "tiny"] = ["the paper preset has changed"]
+    assert states() == ["paper run out of date", "not built yet"]
+    source.unlink()
+    assert states() == ["not built yet", "not built yet"]
 
 
 def test_list_prints_a_table(checkout, capsys):
@@ -185,10 +182,9 @@ def test_list_tells_of_every_exhibit_of_the_manifest(capsys):
     assert [row["shown in"] for row in rows] == [exhibit.place for exhibit in experiments.EXHIBITS]
 
 
-def test_check_and_book_report_and_exit(checkout, capsys, monkeypatch):
+def test_check_tells_its_problems(checkout, capsys, monkeypatch):
     problems: list[str] = []
-    check = types.SimpleNamespace(check_all=lambda: problems)
-    monkeypatch.setitem(sys.modules, "l3d_core.check", check)
+    monkeypatch.setattr(check, "check_all", lambda root, progress: problems if root == checkout else ["another root"])
     assert cli.main(["check"]) == 0
     problems += ["one is wrong", "two is wrong"]
     assert cli.main(["check"]) == 1
@@ -196,15 +192,16 @@ def test_check_and_book_report_and_exit(checkout, capsys, monkeypatch):
     assert captured.err == "one is wrong\ntwo is wrong\n"
     assert captured.out == "all checks passed\n2 problems\n"
 
+
+def test_book_tells_where_it_is_or_what_failed(checkout, capsys, monkeypatch):
     def fail(root):
         raise RuntimeError("a page is missing")
 
-    publish = types.SimpleNamespace(build_book=lambda root: root / "_build" / "html")
-    monkeypatch.setitem(sys.modules, "l3d_core.publish", publish)
     monkeypatch.chdir(checkout)
+    monkeypatch.setattr(publish, "build_book", lambda root: root / "_build" / "html")
     assert cli.main(["book"]) == 0
     assert capsys.readouterr().out == "_build/html\n"
-    publish.build_book = fail
+    monkeypatch.setattr(publish, "build_book", fail)
     assert cli.main(["book"]) == 1
     assert capsys.readouterr().err == "l3d: a page is missing\n"
 

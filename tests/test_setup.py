@@ -229,7 +229,7 @@ def test_targets_stop_at_the_first_failure(folder, target):
 
     every = steps(100)
     expected = {
-        "test": ["ruff check", "ruff format --check", "pytest", "pytest", "l3d check"],
+        "test": ["ruff check", "ruff format --check", "pytest", "pytest", "l3d check", "l3d book", "pytest"],
         "book": ["l3d run --all --preset quick", "l3d book"],
     }
     assert [step.startswith(words) for step, words in zip(every, expected[target], strict=True)] == [True] * len(every)
