@@ -14,6 +14,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from .artifacts import project_root
+
 PRESETS = ("quick", "paper")
 _OWN_OPTIONS = {"preset": "--preset", "device": "--device", "artifacts_dir": "--artifacts"}
 
@@ -65,22 +67,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def find_root() -> Path:
-    """Returns the checkout: the folder that holds the package and the notebooks.
-
-    Raises:
-        ValueError: The package was installed without them.
-    """
-    root = Path(__file__).resolve().parents[1]
-    if not (root / "notebooks").is_dir():
-        raise ValueError(f"{root} holds no notebooks; expected a checkout of the project. Install it: pip install -e .")
-    return root
-
-
 def _list(options: argparse.Namespace) -> int:
     from .experiments import EXHIBITS
 
-    root = find_root()
+    root = project_root()
     states = {name: state(root, name) for name in {exhibit.notebook for exhibit in EXHIBITS}}
     rows = []
     for exhibit in EXHIBITS:
@@ -117,7 +107,7 @@ def state(root: Path, name: str) -> str:
 
 
 def _run(options: argparse.Namespace) -> int:
-    root = find_root()
+    root = project_root()
     names = check_names(options.names, options.all)
     overrides = parse_overrides(options.overrides)
     if options.output and len(names) > 1:
@@ -239,15 +229,15 @@ def resolve_device(device: str) -> str:
 def _book(options: argparse.Namespace) -> int:
     from .publish import build_book
 
-    print(os.path.relpath(build_book(find_root())))
+    print(os.path.relpath(build_book(project_root())))
     return 0
 
 
 def _check(options: argparse.Namespace) -> int:
     from .check import check_all
 
-    problems = check_all(find_root(), progress=True)
+    problems = check_all(project_root(), progress=True)
     for problem in problems:
         print(problem, file=sys.stderr)
-    print(f"{len(problems)} problems" if problems else "all checks passed")
+    print(f"problems: {len(problems)}" if problems else "all checks passed")
     return 1 if problems else 0

@@ -20,7 +20,7 @@ def checkout(tmp_path, monkeypatch):
     )
     monkeypatch.setattr(experiments, "EXHIBITS", exhibits)
     monkeypatch.setattr(experiments, "SETTINGS", {"tiny": {}})
-    monkeypatch.setattr(cli, "find_root", lambda: tmp_path)
+    monkeypatch.setattr(cli, "project_root", lambda: tmp_path)
     write(tmp_path / "notebooks" / "tiny.ipynb", tiny("print(preset, n)"))
     return tmp_path
 
@@ -190,7 +190,7 @@ def test_check_tells_its_problems(checkout, capsys, monkeypatch):
     assert cli.main(["check"]) == 1
     captured = capsys.readouterr()
     assert captured.err == "one is wrong\ntwo is wrong\n"
-    assert captured.out == "all checks passed\n2 problems\n"
+    assert captured.out == "all checks passed\nproblems: 2\n"
 
 
 def test_book_tells_where_it_is_or_what_failed(checkout, capsys, monkeypatch):
