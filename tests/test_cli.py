@@ -8,7 +8,7 @@ import pytest
 import torch
 from notebook_cases import executed, printed, tiny, write
 
-from l3d_core import check, cli, experiments, publish, runner
+from l3d_core import artifacts, check, cli, experiments, publish, runner
 
 
 @pytest.fixture
@@ -207,8 +207,9 @@ def test_book_tells_where_it_is_or_what_failed(checkout, capsys, monkeypatch):
 
 
 def test_without_a_checkout_the_message_says_so(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(cli, "__file__", str(tmp_path / "l3d_core" / "cli.py"))
-    assert "holds no notebooks; expected a checkout" in refusal(capsys, "list")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(artifacts, "_HERE", tmp_path / "l3d_core")
+    assert "is not in a checkout of the project; expected one" in refusal(capsys, "list")
 
 
 def test_help_is_quick_and_a_closed_pipe_is_quiet():

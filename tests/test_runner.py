@@ -244,7 +244,7 @@ import sys
 from pathlib import Path
 from l3d_core import cli, experiments
 experiments.SETTINGS = {"tiny": {}}
-cli.find_root = lambda: Path(sys.argv[1])
+cli.project_root = lambda: Path(sys.argv[1])
 sys.exit(cli.main(["run", "tiny", "--device", "cpu", "--output", sys.argv[1] + "/out.ipynb"]))
 """
 
