@@ -71,9 +71,18 @@ def _cpu_name() -> str:
 
 
 def project_root() -> Path:
-    """Returns the top folder of the project the working directory lies in, or the working directory itself."""
-    here = Path.cwd()
-    return next((folder for folder in (here, *here.parents) if (folder / "notebooks").is_dir()), here)
+    """Returns the top folder of the project: the one the working directory lies in, or else the package's checkout.
+
+    Raises:
+        ValueError: Neither is a checkout of the project.
+    """
+    folders = (Path.cwd(), *Path.cwd().parents, _HERE.parent)
+    root = next((folder for folder in folders if (folder / "book" / "paper_values.json").is_file()), None)
+    if root is None:
+        raise ValueError(
+            f"{Path.cwd()} is not in a checkout of the project; expected one. Go there, or pip install -e it."
+        )
+    return root
 
 
 def config_hash(config: dict[str, Any]) -> str:

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from . import experiments, record
-from .chapters import superposition
 from .chapters.superposition_summary import settings_digest
 from .claims import CLAIMS, ledger
 from .runner import incomplete
@@ -89,11 +88,16 @@ def check_losses(name: str, found: dict[str, Any]) -> list[str]:
     The losses of each run's first 50 steps are recomputed from the paper preset; a relative difference above 1e-5
     means that the mathematics, the settings or the data have changed.
     """
-    settings = experiments.settings(name, "paper")
-    problems = []
-    for stack, runs in superposition.stacks(settings).items():
+    settings, problems = experiments.settings(name, "paper"), []
+    stacks, stored = experiments.CHAPTERS[name].stacks(settings), found["first_losses"]
+    if set(stacks) != set(stored):
+        return [f"{name}: its record and the preset differ in {sorted(set(stacks) ^ set(stored))}; run it again."]
+    for stack, runs in stacks.items():
         now = torch.stack([l3d.history.first_losses for l3d in fit(runs, max_steps=FIRST_LOSSES)]).double()
-        then = torch.tensor(found["first_losses"][stack], dtype=torch.float64).flatten(0, 1)
+        then = torch.tensor(stored[stack], dtype=torch.float64).flatten(0, 1)
+        if now.shape != then.shape:
+            problems.append(f"{name}, {stack}: {len(then)} runs stored, {len(now)} in the preset; run it again.")
+            continue
         worst = float(((now - then).abs() / then.abs().clamp_min(1e-12)).max())
         if not worst <= TOLERANCE:
             problems.append(f"{name}, {stack}: first losses differ by {worst:.1e} (limit {TOLERANCE:g}); run it again.")
@@ -101,7 +105,7 @@ def check_losses(name: str, found: dict[str, Any]) -> list[str]:
 
 
 def check_claims(root: Path) -> list[str]:
-    """Returns claims that the results have no values for, or whose figure no page shows."""
+    """Returns claims that the results have no values for, or whose figure the manifest does not know."""
     known = {exhibit.id for exhibit in experiments.EXHIBITS}
     problems = [f"claim {c.id}: figure {c.figure!r} is not in the manifest." for c in CLAIMS if c.figure not in known]
     try:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from . import record
-from .chapters.superposition_summary import spread_text
+from .chapters.statistics import spread_text
 from .experiments import notebooks
 
 VARIANTS = ("text", "code", "tuned")
@@ -44,7 +45,7 @@ CLAIMS = (
         statement="The reconstruction error (recon_sq, mean of the last 100 epochs) is 19 %.",
     ),
     Claim(
-        id="tms-all-features", figure="recovery", place="section 3.1.2", **_TMS,
+        id="tms-all-features", figure="recovery-counts", place="section 3.1.2", **_TMS,
         statement="Five subnetworks are live, and each of the five features is the top input of exactly one.",
     ),
     Claim(
@@ -71,7 +72,7 @@ CLAIMS = (
         statement="A feature can be turned off: its output, where it is active, falls below 0.03 in the mean.",
     ),
     Claim(
-        id="tms-interference", figure="recon-variants", place="section 3.1.2", **_TMS,
+        id="tms-interference", figure="interference", place="section 3.1.2", **_TMS,
         statement="Gradients of samples with several active features are rebuilt worse than those with one, "
         "every coefficient kept.",
     ),
@@ -102,18 +103,32 @@ class Row:
             return f"{sum(map(bool, values))} of {len(values)}"
         return spread_text(values)
 
+    def holding(self) -> str:
+        """Returns for which variants the claim holds and why, and for a number which median is nearest to it."""
+        reasons = {name: reason(self.claim, self.paper, self.values[name]) for name in VARIANTS}
+        if self.paper is None:
+            return "holds for " + (", ".join(name for name, why in reasons.items() if why) or "none")
+        nearest = min(VARIANTS, key=lambda name: abs(median(self.values[name]) - self.paper))
+        held = "; ".join(f"{name} ({why})" for name, why in reasons.items() if why) or "none"
+        return f"holds for {held}. The nearest median is that of *{nearest}*."
 
-def holds(claim: Claim, paper: float | None, values: list[float]) -> bool:
-    """Returns whether a claim holds by the values of one variant.
 
-    A number holds if it lies within the range of the values, or their median within the tolerance of it; a claim
+def reason(claim: Claim, paper: float | None, values: list[float]) -> str:
+    """Returns why a claim holds by the values of one variant, an empty text if it does not.
+
+    A number holds if the median is within the tolerance of it, or if it lies within the range of the values; a claim
     that is true or false holds if it is true of 90 % of the targets.
     """
     if claim.paper is None:
-        return sum(map(bool, values)) >= 0.9 * len(values)
-    ordered = sorted(values)
-    middle = (ordered[(len(values) - 1) // 2] + ordered[len(values) // 2]) / 2
-    return ordered[0] <= paper <= ordered[-1] or abs(middle - paper) <= claim.tolerance
+        return "90 % of targets" if sum(map(bool, values)) >= 0.9 * len(values) else ""
+    if abs(median(values) - paper) <= claim.tolerance:
+        return "median within tolerance"
+    return "by its range only" if min(values) <= paper <= max(values) else ""
+
+
+def holds(claim: Claim, paper: float | None, values: list[float]) -> bool:
+    """Returns whether a claim holds by the values of one variant, see `reason`."""
+    return bool(reason(claim, paper, values))
 
 
 def verdict(claim: Claim, paper: float | None, values: Mapping[str, list[float]]) -> str:
@@ -164,8 +179,7 @@ def markdown_table(rows: list[Row]) -> str:
         where = f"{claim.place}, [figure](#{claim.figure})"
         found = " | ".join(row.found(name) for name in VARIANTS)
         text = f'<span id="claim-{claim.id}"></span>{claim.statement} ({where})'
-        held = [name for name in VARIANTS if holds(claim, row.paper, row.values[name])]
-        lines.append(f"| {text} | {paper} | {found} | {badge(row.verdict)}<br>holds for {', '.join(held) or 'none'} |")
+        lines.append(f"| {text} | {paper} | {found} | {badge(row.verdict)}<br>{row.holding()} |")
     return "\n".join(lines) + "\n"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import NamedTuple
 
+from .chapters import superposition
 from .chapters.superposition import SuperpositionSettings, Variant
 from .l3d import L3DConfig
 
@@ -49,6 +50,10 @@ EXHIBITS = (
     Exhibit("paper-table-c01", "Section C.0.1", "All subnetworks of a language model", "05_language_model"),
     Exhibit("paper-fig-11", "Figure 11", "Ten subnetworks of a vision model", "06_vision"),
     Exhibit("paper-fig-c02", "Section C.0.2", "All subnetworks of a vision model", "06_vision"),
+    Exhibit("switches", "book Table 1.1", "Which departure from the text moves the error", "01_superposition"),
+    Exhibit("interference", "book Table 1.2", "Error with one and with several active features", "01_superposition"),
+    Exhibit("recovery-counts", "book Table 1.3", "Recovery of the five features over targets", "01_superposition"),
+    Exhibit("tuning", "book Table 1.4", "The candidates for the tuned variant", "01_superposition"),
     Exhibit("recon-variants", "book Figure 1.1", "Reconstruction error of three variants", "01_superposition"),
     Exhibit("recovery", "book Figure 1.2", "Recovery of the five features over targets", "01_superposition"),
     Exhibit("reference-kinds", "book Figure 1.3", "Three kinds of reference output", "01_superposition"),
@@ -56,6 +61,9 @@ EXHIBITS = (
 )
 
 PRESETS = ("quick", "paper")
+
+# Length of the paper's step delta = 1 on TMS, see paper_values.json: its v_out are not of unit length.
+MATCHED_LENGTH = 0.58
 
 # App. B.3: what the paper's text says of every toy decomposition.
 TOY_TEXT = L3DConfig(
@@ -75,7 +83,7 @@ SUPERPOSITION_VARIANTS = {
 SUPERPOSITION_CANDIDATES = {
     f"{divergence}, k {k}": Variant(replace(SUPERPOSITION_VARIANTS["tuned"].config, k_fraction=k), divergence)
     for divergence in ("mse", "half_reference_mse")
-    for k in (0.1, 0.15, 0.2)
+    for k in (0.1, 0.15, 0.2, 0.25)
 }
 
 # Single departures, to see which of them moves the error.
@@ -92,6 +100,7 @@ SETTINGS = {
             variants=SUPERPOSITION_VARIANTS,
             candidates=SUPERPOSITION_CANDIDATES,
             switches=SUPERPOSITION_SWITCHES,
+            matched_length=MATCHED_LENGTH,
             seeds=tuple(range(16)),
             tuning_seeds=tuple(range(1000, 1016)),
             # The first eight kept at 5-2, so that the same seeds are compared at every size.
@@ -102,6 +111,7 @@ SETTINGS = {
             variants=SUPERPOSITION_VARIANTS,
             candidates=SUPERPOSITION_CANDIDATES,
             switches=SUPERPOSITION_SWITCHES,
+            matched_length=MATCHED_LENGTH,
             seeds=(1, 4, 6),
             tuning_seeds=(1000, 1001),
             size_seeds=(1, 4),
@@ -110,6 +120,9 @@ SETTINGS = {
         ),
     }
 }
+
+# The module that computes each notebook's results.
+CHAPTERS = {"01_superposition": superposition}
 
 
 def notebooks() -> list[str]:

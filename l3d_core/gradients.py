@@ -98,6 +98,11 @@ def build_target(models: Sequence[nn.Module], parameters: str | Sequence[str] = 
         if other != shapes[0]:
             odd = sorted(set(other.items()) ^ set(shapes[0].items()))[0][0]
             raise ValueError(f"model {i} differs from model 0 in {odd!r}; expected one architecture side by side.")
+        if str(models[i]) != str(models[0]):
+            raise ValueError(
+                f"model {i} has other modules than model 0: {models[i]} and {models[0]}; expected one architecture "
+                "side by side. Call fit once for each."
+            )
     chosen = select_parameters(models[0], parameters)
     stacked = {
         name: w.detach()[None] if len(models) == 1 else torch.stack([named[name].detach() for named in tensors])

@@ -16,7 +16,7 @@ from .l3d import L3DConfig
 from .toys import ToyTraining
 
 FACTS = {
-    "wall_seconds": "seconds",
+    "core_seconds": "core-seconds",
     "device": "device",
     "threads": "threads",
     "date": "date",

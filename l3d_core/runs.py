@@ -81,8 +81,8 @@ class Program:
     blocks: list[Block]
     chunk_size: int
     n_positions: int
-    saved_at: float = 0.0
-    _lr: tuple[tuple[int, int], Tensor] | None = None
+    n_o: int
+    _lr: tuple[list[float], Tensor] | None = None
     mask: Tensor | None = field(init=False)
 
     def __post_init__(self) -> None:
@@ -211,6 +211,9 @@ def _key(program: Program) -> str:
     ]
     tensors = [*program.target.w0.values(), *program.target.rest.values(), *inputs.values()]
     tensors += [run.references for run in program.runs if run.references is not None]
+    # Two functions of a reader's may share a name: their values on fixed outputs tell them apart.
+    probe = torch.randn(2, 3, program.n_o, generator=torch.Generator().manual_seed(0)).to(tensors[0])
+    tensors += [divergence.value(*probe) for divergence in {id(d): d for d in program.divergences}.values()]
     return tensor_digest(tensors, json.dumps([facts, program.layout.shapes], sort_keys=True, default=str))
 
 
@@ -234,8 +237,9 @@ def build_program(runs: Sequence[Run], chunk_size: int | None = None) -> Program
     models = [run.model for run in runs]
     target = build_target(models[:1] if all(m is models[0] for m in models) else models, runs[0].parameters)
     device = next(iter(target.w0.values())).device
-    if runs[0].inputs.device != device:
-        raise ValueError(f"inputs are on {runs[0].inputs.device}, the model on {device}; expected one device.")
+    for run in runs:
+        if run.inputs.device != device:
+            raise ValueError(f"inputs are on {run.inputs.device}, the model on {device}; expected one device.")
     inputs = _stack_or_share([run.inputs for run in runs])
     probe = target_outputs(
         target, (inputs if target.n_models == 1 else inputs.expand(len(runs), *inputs.shape[1:]))[:, :1]
@@ -262,6 +266,7 @@ def build_program(runs: Sequence[Run], chunk_size: int | None = None) -> Program
         blocks=_blocks(n, config.batch_size, max(1, chunk_size // config.batch_size)),
         chunk_size=chunk_size,
         n_positions=n_positions,
+        n_o=probe.shape[3],
     )
 
 

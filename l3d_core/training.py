@@ -64,7 +64,9 @@ class L3D:
 
     @property
     def p_active(self) -> Tensor:
-        """P_act of each subnetwork in the last epoch, `[n_v]`."""
+        """P_act of each subnetwork in the last finished epoch, `[n_v]`; ValueError if there is none."""
+        if not len(self.history.p_active):
+            raise ValueError("training stopped before its first epoch was done; expected one. Raise max_steps.")
         return self.history.p_active[-1]
 
     @property
@@ -162,7 +164,8 @@ def _train(
     program: Program, state: dict[str, Tensor], save: Callable[[], None], every: float, max_steps: int | None, bar: tqdm
 ) -> None:
     """Runs epochs until the end or max_steps, calling `save` at block ends at most every so many seconds."""
-    last, limit = time.monotonic(), float("inf") if max_steps is None else max_steps
+    last = saved = time.monotonic()
+    limit = float("inf") if max_steps is None else max_steps
     while int(state["epoch"]) < program.epochs and int(state["step"]) < limit:
         epoch, first = int(state["epoch"]), 0
         draws = draw_epoch(program, state)
@@ -182,9 +185,9 @@ def _train(
             if first == program.n_batches:
                 _finish_epoch_(program, state, epoch)
                 bar.update()
-            if now - program.saved_at >= every:
+            if now - saved >= every:
                 save()
-                program.saved_at = now
+                saved = now
             if int(state["step"]) >= limit:
                 return
 
@@ -236,7 +239,6 @@ def fit(
             save_checkpoint(path, program.key, state)
 
     save()
-    program.saved_at = time.monotonic()
     with tqdm(
         total=program.epochs, initial=int(state["epoch"]), disable=not progress, mininterval=2.0,
         desc=progress if isinstance(progress, str) else f"{len(runs)} runs", unit="epoch",

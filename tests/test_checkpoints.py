@@ -285,3 +285,20 @@ def test_write_whole_replaces_or_keeps(tmp_path):
         write_whole(path, fail)
     assert path.read_text() == "second"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_two_functions_of_one_name_are_told_apart(tmp_path):
+    """Both are called <lambda>; only their values differ."""
+    squared, absolute = (lambda y, r: (y - r).square().mean(-1)), (lambda y, r: (y - r).abs().mean(-1))
+    runs = [[Run(r.model, r.inputs, r.config, d, r.seed) for r in pair()] for d in (squared, absolute)]
+    path = tmp_path / "state"
+    fit(runs[0], checkpoint=path, max_steps=2)
+    with pytest.raises(ValueError, match="belongs to other runs"):
+        fit(runs[1], checkpoint=path)
+    assert len(fit(runs[0], checkpoint=path)) == 2
+
+
+def test_p_active_before_the_first_epoch_says_so():
+    unfinished = fit(pair(), max_steps=1, chunk_size=4)[0]
+    with pytest.raises(ValueError, match="training stopped before its first epoch was done; expected one"):
+        _ = unfinished.live

@@ -99,3 +99,12 @@ def write_record(path, content):
     cell = nbformat.v4.new_code_cell("publish", execution_count=1, outputs=[output])
     nbformat.write(nbformat.v4.new_notebook(cells=[cell]), path)
     assert json.loads(path.read_text())["cells"]
+
+
+def test_a_row_tells_why_a_number_holds_and_which_median_is_nearest():
+    found = {"text": [0.18, 0.19, 0.2], "code": [0.1, 0.1, 0.26], "tuned": [0.08, 0.08, 0.09]}
+    row = claims.Row(NUMBER, 0.19, found, REPRODUCES)
+    expected = (
+        "holds for text (median within tolerance); code (by its range only). The nearest median is that of *text*."
+    )
+    assert row.holding() == expected

@@ -437,3 +437,10 @@ def test_custom_divergence_resolves_before_gradients():
     d = resolve_divergence("kl")
     by_name = divergence_gradients(case.model, case.inputs, "kl", references="mean")
     torch.testing.assert_close(divergence_gradients(case.model, case.inputs, d, references="mean"), by_name, **CLOSE)
+
+
+def test_models_of_equal_shapes_but_other_modules_are_refused():
+    """The first model's forward serves all, so that a second activation would be ignored in silence."""
+    models = [nn.Sequential(nn.Linear(3, 4), f(), nn.Linear(4, 2)).eval() for f in (nn.ReLU, nn.Tanh)]
+    with pytest.raises(ValueError, match=r"(?s)model 1 has other modules than model 0: .*; expected one architecture"):
+        build_target(models)

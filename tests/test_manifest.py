@@ -124,3 +124,34 @@ def test_the_papers_numbers_name_their_place_and_source(root):
     for value in record.paper_values(root).values():
         assert {"place", "source"} <= set(value) and ("value" in value) != ("range" in value)
     assert json.loads((root / "book" / "paper_values.json").read_text())
+
+
+def test_a_stack_that_is_missing_or_of_another_size_is_a_problem_and_no_crash(monkeypatch):
+    tiny = replace(experiments.SETTINGS["01_superposition"]["quick"], seeds=(1,), tuning_seeds=(1000,), size_seeds=(1,))
+    monkeypatch.setitem(experiments.SETTINGS["01_superposition"], "paper", replace(tiny, sizes=((5, 2),), epochs=2))
+    stacks = superposition.stacks(experiments.settings("01_superposition", "paper"))
+    losses = {name: [[[0.5] * 50] * (len(runs) + 1)] for name, runs in stacks.items()}
+    found = check.check_losses("01_superposition", {"first_losses": losses})
+    assert len(found) == len(stacks) and "runs stored" in found[0]
+    del losses["main"]
+    assert check.check_losses("01_superposition", {"first_losses": losses}) == [
+        "01_superposition: its record and the preset differ in ['main']; run it again."
+    ]
+
+
+def test_the_order_of_variants_is_part_of_a_study(tmp_path, monkeypatch):
+    """Two orders of the same variants are two results, each with its own names."""
+    settings = replace(experiments.SETTINGS["01_superposition"]["quick"], epochs=2, n_samples=50)
+    found = [
+        superposition.study("order", dict(names), (1,), settings, folder=tmp_path)
+        for names in (list(settings.variants.items())[:2], list(settings.variants.items())[1::-1])
+    ]
+    assert [study.names for study in found] == [["text", "code"], ["code", "text"]]
+    for name in ("text", "code"):
+        assert torch.equal(found[0].of("recon_sq", name), found[1].of("recon_sq", name))
+    assert not torch.equal(found[0].of("recon_sq", "text"), found[0].of("recon_sq", "code"))
+
+
+def test_a_claim_whose_figure_is_unknown_is_a_problem(root, monkeypatch):
+    monkeypatch.setattr(check, "CLAIMS", [replace(check.CLAIMS[0], figure="nowhere")])
+    assert "figure 'nowhere' is not in the manifest" in check.check_claims(root)[0]

@@ -15,7 +15,7 @@ from ..l3d import L3DConfig
 from ..parallel import run_jobs
 from ..runs import Run
 from ..training import fit
-from .superposition_measures import measure, sweeps
+from .superposition_measures import measure
 
 # What every study keeps; the main one has the directions and the interventions too.
 NUMBERS = ("recon_sq", "recon_norm", "first_losses", "p_active", "recovered", "covered", "share_in", "cos_out")
@@ -48,6 +48,8 @@ class SuperpositionSettings:
     """Features and hidden dimensions of the targets compared."""
     epochs: int = 1000
     """Epochs of every decomposition (App. B.3: 1000)."""
+    matched_length: float
+    """Euclidean length of an intervention's step: that of the paper's delta = 1."""
     n_samples: int = 1000
     """Fresh samples for interventions (Figs. 4 and 5: 1000)."""
 
@@ -80,11 +82,6 @@ def _runs(variants: dict[str, Variant], tasks: list[toys.Task], epochs: int, dev
         for variant in variants.values()
         for model, x, task in zip(models, inputs, tasks, strict=True)
     ]
-
-
-def _scalars(facts: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Keeps what studies other than the main one need."""
-    return {name: facts[name] for name in NUMBERS}
 
 
 def study(
@@ -124,7 +121,8 @@ def study(
     config = {
         "size": size, "seeds": list(seeds), "kept": [task.seed for task in tasks], "epochs": settings.epochs,
         "n_samples": settings.n_samples, "full": full, "code": artifacts.code_digest(), "torch": torch.__version__,
-        "variants": {key: [asdict(variant.config), variant.divergence] for key, variant in variants.items()},
+        "variants": [[key, asdict(variant.config), variant.divergence] for key, variant in variants.items()],
+        "matched_length": settings.matched_length,
         "data": artifacts.tensor_digest([t for task in tasks for t in (task.inputs, *task.model.parameters())]),
     }  # fmt: skip
 
@@ -132,17 +130,16 @@ def study(
         runs = _runs(variants, tasks, settings.epochs, device)
         bar = f"{name}, {len(runs)} runs" if progress else False
         found = fit(runs, checkpoint=scratch / "checkpoint.safetensors", checkpoint_seconds=15, progress=bar)
-        per_run = [measure(l3d, tasks[i % len(tasks)], settings.n_samples) for i, l3d in enumerate(found)]
-        if full:
-            for i, facts in enumerate(per_run):
-                facts.update(sweeps(found[i], tasks[i % len(tasks)], settings.n_samples))
-        else:
-            per_run = [_scalars(facts) for facts in per_run]
+        measured = (
+            measure(l3d, tasks[i % len(tasks)], settings.n_samples, settings.matched_length)
+            for i, l3d in enumerate(found)
+        )
+        per_run = [facts if full else {name: facts[name] for name in NUMBERS} for facts in measured]
         shape = (len(variants), len(tasks))
         return {key: torch.stack([facts[key] for facts in per_run]).unflatten(0, shape) for key in per_run[0]}, {}
 
     tensors, _, facts = artifacts.cached(folder, f"superposition-{name}", config, compute, device)
-    return Study(tensors, list(variants), config["kept"], len(seeds), facts)
+    return Study(tensors, [key for key, *_ in config["variants"]], config["kept"], len(seeds), facts)
 
 
 def _scaled(settings: SuperpositionSettings, n_features: int) -> dict[str, Variant]:

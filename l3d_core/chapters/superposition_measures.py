@@ -7,28 +7,29 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from .. import toys
+from ..gradients import divergence_gradients
 from ..intervention import delta_sweep, matched_deltas, perturb
+from ..l3d import reconstruct
 from ..metrics import coverage, gradient_reconstruction, selectivity, top_share
 from ..training import L3D
 
-MATCHED_LENGTH = 0.58
 DELTAS = tuple(i / 5 for i in range(-15, 16))
 
 
-def measure(l3d: L3D, task: toys.Task, n_samples: int) -> dict[str, Tensor]:
+def measure(l3d: L3D, task: toys.Task, n_samples: int, length: float) -> dict[str, Tensor]:
     """Returns what the chapter reports of one decomposition of a TMS target.
 
     Args:
         l3d: The decomposition.
         task: Its target.
         n_samples: Fresh samples for the interventions.
+        length: Euclidean length of every intervention's step.
 
     Returns:
         Tensors by name: errors over epochs, P_act, the subnetworks' tensors, shares, cosines, and the effect of
         interventions at matched L2 length.
     """
     v, live = l3d.v_out.dense(), l3d.live
-    e = l3d.v_in.dense()
     top_in, top_out = top_share(v["W_in"]), top_share(v["W_out"].mT)
     index = torch.arange(l3d.v_out.n_v, device=live.device)
     features = l3d.model.W_in.detach()
@@ -40,39 +41,42 @@ def measure(l3d: L3D, task: toys.Task, n_samples: int) -> dict[str, Tensor]:
         "recon_norm": l3d.history.recon_norm,
         "first_losses": l3d.history.first_losses,
         "p_active": l3d.p_active,
-        "W_in": v["W_in"], "W_out": v["W_out"], "b": v["b"], "encoder_W_in": e["W_in"], "encoder_W_out": e["W_out"],
-        "model_W_in": features, "model_b": l3d.model.b.detach(),
+        "W_in": v["W_in"], "W_out": v["W_out"], "b": v["b"], "encoder_W_in": l3d.v_in.dense()["W_in"],
+        "model_W_in": features,
         "top_input": top_in.index, "share_in": top_in.share, "share_out": top_out.share,
         "cos_out": cosine_similarity(v["W_out"].mT[index, top_in.index], features[top_in.index], dim=-1).abs(),
-        "cos_in": cosine_similarity(v["W_in"][index, top_in.index], features[top_in.index], dim=-1).abs(),
         "recovered": ((counts == 1).all() & (live.sum() == len(features)))[None],
         "covered": (counts > 0).sum()[None],
     }  # fmt: skip
-    found = {**facts, **errors_on(l3d, task, x), **interventions(l3d, x, top_in.index)}
+    found = {**facts, **errors_on(l3d, task, x), **interventions(l3d, x, top_in.index, length)}
     return {name: t.detach().cpu() for name, t in found.items()}
 
 
 def errors_on(l3d: L3D, task: toys.Task, x: Tensor) -> dict[str, Tensor]:
-    """Returns errors on fresh samples, and with every coefficient kept on rows of one and of several active inputs.
+    """Returns the error on fresh samples, and with every coefficient kept on rows of one and several active inputs.
 
-    Keeping every coefficient leaves out the part of the error that is due to top-k, so that what remains shows
-    whether features that are active together are harder to rebuild.
+    The first is a mean over batches of the size used in training. Keeping every coefficient leaves out the part of
+    the error that is due to top-k, so that what remains shows whether features that are active together are harder
+    to rebuild; references are drawn from all rows.
     """
-    several = (x > 0).sum(1) > 1
-    parts = {"recon_single": x[~several], "recon_several": x[several]}
-    errors = {name: gradient_reconstruction(l3d, rows, k_fraction=1.0, seed=task.seed) for name, rows in parts.items()}
-    errors["recon_fresh"] = gradient_reconstruction(l3d, x, seed=task.seed)
-    return {name: error.recon_sq[None] for name, error in errors.items()}
+    batches = x.split(l3d.config.batch_size)
+    fresh = [gradient_reconstruction(l3d, batch, seed=task.seed).recon_sq for batch in batches]
+    gradients = divergence_gradients(l3d.model, x, l3d.divergence, references=l3d.config.reference, seed=task.seed)
+    g, several = torch.cat([gradients[name].flatten(1) for name in l3d.parameters], 1), (x > 0).sum(1) > 1
+    parts = {"recon_single": g[~several], "recon_several": g[several]}
+    v_in, v_out = l3d.v_in.matrix(), l3d.v_out.matrix()
+    errors = {name: reconstruct(rows, v_in, v_out, 1, dense=True).recon_sq for name, rows in parts.items()}
+    return {"recon_fresh": torch.stack(fresh).mean()[None], **{name: e[None] for name, e in errors.items()}}
 
 
-def interventions(l3d: L3D, x: Tensor, relevant: Tensor) -> dict[str, Tensor]:
+def interventions(l3d: L3D, x: Tensor, relevant: Tensor, length: float) -> dict[str, Tensor]:
     """Returns the effect of stepping along each subnetwork by the same L2 length, both ways.
 
     The sign of a direction means nothing, so "up" is the one that raises the relevant output.
     """
     with torch.no_grad():
         base = l3d.model(x)
-    deltas = matched_deltas(l3d, MATCHED_LENGTH)
+    deltas = matched_deltas(l3d, length)
     ups, downs, signs, off, ratios = [], [], [], [], []
     for v, delta in enumerate(deltas.tolist()):
         plus, minus = (perturb(l3d, {v: s * delta})(x) - base for s in (1, -1))
@@ -95,24 +99,28 @@ def interventions(l3d: L3D, x: Tensor, relevant: Tensor) -> dict[str, Tensor]:
         "switched_off": torch.stack(off),
         "inactive_ratio": torch.stack(ratios),
         "sign": torch.tensor(signs),
-        "delta": deltas,
+        "sweep": sweep(l3d, x, deltas * torch.tensor(signs).to(deltas)),
     }
 
 
-def sweeps(l3d: L3D, task: toys.Task, n_samples: int) -> dict[str, Tensor]:
-    """Returns the median change of each output along each subnetwork (Fig. 5) and the encoder's agreement with W_in.
+def sweep(l3d: L3D, x: Tensor, steps: Tensor) -> Tensor:
+    """Returns the median change of each output along each subnetwork (paper Fig. 5).
 
     As in the authors' figure, the median is over samples where the output is not zero both before and after.
-    Steps are in units of the matched L2 length, up being the sign that raises the relevant output.
+
+    Args:
+        l3d: The decomposition.
+        x: Samples `[n, n_features]`.
+        steps: The delta of one unit for each subnetwork, its sign raising the relevant output `[n_v]`.
+
+    Returns:
+        `[n_v, n_deltas, n_o]`.
     """
-    x = task.sample(n_samples, seed=2**21 + task.seed).to(l3d.model.W_in)
-    facts = interventions(l3d, x, top_share(l3d.v_out.dense()["W_in"]).index)
     with torch.no_grad():
         base = l3d.model(x)
     medians = []
-    for v in range(l3d.v_out.n_v):
-        steps = [delta * float(facts["delta"][v] * facts["sign"][v]) for delta in DELTAS]
-        y = delta_sweep(l3d, v, steps, x)
+    for v, step in enumerate(steps.tolist()):
+        y = delta_sweep(l3d, v, [delta * step for delta in DELTAS], x)
         change = torch.where((y == 0) & (base == 0), torch.nan, y - base)
         medians.append(change.nanmedian(1).values)
-    return {"sweep": torch.stack(medians).nan_to_num().cpu()}
+    return torch.stack(medians).nan_to_num()

@@ -2,32 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor
 
+from .. import toys
 from ..artifacts import config_hash
+from .statistics import last_epochs, spread, spread_text
 from .superposition import Study, SuperpositionResult, SuperpositionSettings
-
-
-def spread(values: Iterable[float]) -> dict[str, float]:
-    """Returns median, smallest, largest and number of some values."""
-    v = torch.tensor([float(x) for x in values], dtype=torch.float64)
-    return {"median": float(v.quantile(0.5)), "min": float(v.min()), "max": float(v.max()), "n": len(v)}
-
-
-def spread_text(values: Iterable[float], digits: int = 3) -> str:
-    """Returns 'median [min, max], n' as the pages print it."""
-    s = spread(values)
-    return f"{s['median']:.{digits}f} [{s['min']:.{digits}f}, {s['max']:.{digits}f}], n = {s['n']}"
-
-
-def last_epochs(recon: Tensor) -> Tensor:
-    """Returns the mean error over the last 100 epochs (all, if fewer), the last axis averaged away."""
-    return recon[..., -100:].mean(-1)
 
 
 def chosen_candidate(tuning: Study) -> str:
@@ -41,6 +25,20 @@ def chosen_candidate(tuning: Study) -> str:
         return int(tuning.of("recovered", name).sum()), round(float(tuning.of("share_in", name).min()), 3)
 
     return max(tuning.names, key=merit)
+
+
+def tuning_table(tuning: Study) -> pd.DataFrame:
+    """Returns what each candidate gave: targets recovered, worst top-input share, error."""
+    rows = [
+        {
+            "candidate": name,
+            "all five recovered": f"{int(tuning.of('recovered', name).sum())} of {len(tuning.seeds)}",
+            "worst top-input share": round(float(tuning.of("share_in", name).min()), 3),
+            "recon_sq": spread_text(last_epochs(tuning.of("recon_sq", name))),
+        }
+        for name in tuning.names
+    ]
+    return pd.DataFrame(rows).set_index("candidate")
 
 
 def _claims(result: SuperpositionResult) -> dict[str, dict[str, list]]:
@@ -95,7 +93,6 @@ def _numbers(result: SuperpositionResult) -> dict[str, Any]:
         m = {key: main.of(key, name) for key in main.tensors}
         numbers |= {
             f"recon_{name}": spread_text(last_epochs(m["recon_sq"])),
-            f"recon_{name}_median": spread(last_epochs(m["recon_sq"]))["median"],
             f"recon_norm_{name}": spread_text(last_epochs(m["recon_norm"])),
             f"recon_fresh_{name}": spread_text(m["recon_fresh"].flatten()),
             f"recon_single_{name}": spread_text(m["recon_single"].flatten()),
@@ -108,14 +105,11 @@ def _numbers(result: SuperpositionResult) -> dict[str, Any]:
             f"swing_{name}": _mean_worst(m["selectivity_swing"]),
             f"switched_off_{name}": f"mean {float(m['switched_off'].mean()):.4f}, "
             f"worst {float(m['switched_off'].max()):.4f}",
-            f"off_ratio_{name}": float(m["inactive_ratio"].median()),
         }
     for size, study in result.sizes.items():
         for name in study.names:
             key = f"{name}_{size.replace('-', '_')}"
             numbers[f"recon_{key}"] = spread_text(last_epochs(study.of("recon_sq", name)))
-            covered = study.of("covered", name).double().mean() / int(size.split("-")[0])
-            numbers[f"covered_{key}"] = f"{float(covered):.1%}"
     for name in result.references.names:
         found = int(result.references.of("recovered", name).sum())
         numbers[f"references_{name.replace(' ', '_')}"] = f"{found} of {len(result.references.seeds)}"
@@ -133,7 +127,7 @@ def _mean_worst(ratios: Tensor) -> str:
 def _counts(result: SuperpositionResult) -> dict[str, Any]:
     """Returns how many targets there were, which were kept, and what the tuning chose."""
     main, tuning = result.main, result.tuning
-    best = chosen_candidate(tuning)
+    best, length = chosen_candidate(tuning), result.settings.matched_length
     total = len(tuning.seeds)
     return {
         "n_trained": main.n_trained,
@@ -144,33 +138,44 @@ def _counts(result: SuperpositionResult) -> dict[str, Any]:
         "tuning_chosen": best,
         "tuning_chosen_recovered": f"{int(tuning.of('recovered', best).sum())} of {total}",
         "positive_signs": f"{int((main.of('sign', 'tuned') > 0).sum())} of {main.of('sign', 'tuned').numel()}",
+        "target_seconds": f"{toys.load_toys(toys.WEIGHTS / 'superposition_5-2.safetensors').wall_seconds:.0f}",
+        "off_ratio": f"{spread(main.of('inactive_ratio', 'tuned').flatten())['median']:.2f}",
+        "matched_length": f"{length:g}",
+        "active_share": f"{toys.active_share(5):.0%}",
         "epochs": result.settings.epochs,
-        "minutes": round(sum(s.facts["wall_seconds"] for s in result.stacks.values()) / 60, 1),
+        "core_minutes": round(sum(s.facts["wall_seconds"] for s in result.stacks.values()) / 60, 1),
     }
 
 
 def settings_digest(settings: SuperpositionSettings) -> str:
-    """Returns a hash of a preset's settings, to tell whether a result was made with today's."""
-    return config_hash(asdict(settings))
+    """Returns a hash of a preset's settings, order included, to tell whether a result was made with today's."""
+    return config_hash({"settings": repr(settings)})
 
 
-def summarise(result: SuperpositionResult, preset: str) -> dict[str, Any]:
+def summarise(result: SuperpositionResult, preset: str, papers: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Returns the chapter's record: glued numbers, claims, first losses and provenance (JSON-able).
 
     Args:
         result: What `superposition.run` returned.
         preset: The preset it ran.
+        papers: The paper's own numbers, see `record.paper_values`.
     """
     seconds = {name: study.facts["wall_seconds"] for name, study in result.stacks.items()}
     losses = {
         name: [[[float(f"{x:.7g}") for x in row] for row in per] for per in study.tensors["first_losses"].tolist()]
         for name, study in result.stacks.items()
     }
+    paper = {
+        "paper_recon": f"{100 * papers['tms_recon']['value']:.0f} %",
+        "paper_selectivity": " to ".join(map(str, papers["tms_selectivity"]["range"])),
+        "paper_share_out": " to ".join(f"{x:.3f}" for x in papers["tms_share_out"]["range"]),
+    }
+    facts = {name: value for name, value in result.main.facts.items() if name != "wall_seconds"}
     return {
         "preset": preset,
         "settings": settings_digest(result.settings),
-        "numbers": _numbers(result),
+        "numbers": _numbers(result) | paper,
         "claims": _claims(result),
         "first_losses": losses,
-        "provenance": {**result.main.facts, "wall_seconds": round(sum(seconds.values()), 1), "seconds": seconds},
+        "provenance": {**facts, "core_seconds": round(sum(seconds.values()), 1), "seconds": seconds},
     }

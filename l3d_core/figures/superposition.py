@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ..chapters.superposition_summary import last_epochs
+from ..chapters.statistics import last_epochs
 from .style import FEATURE_COLOURS, GREY, PAPER, SIGNED, VARIANT_COLOURS, style
 
 if TYPE_CHECKING:
@@ -120,8 +120,8 @@ def plot_interventions(main: Study, variant: str = "tuned", target: int = 0) -> 
     strip = -0.05 - 0.14 * np.random.default_rng(0).random(len(x))
     with style():
         figure, axes = plt.subplots(2, len(order), figsize=(11.5, 5.4), sharex=True, sharey=True)
-        for row, (key, word) in enumerate({"up": "up", "down": "down"}.items()):
-            change = main.of(key, variant)[target]
+        for row, word in enumerate(("up", "down")):
+            change = main.of(word, variant)[target]
             for ax, v in zip(axes[row], order.tolist(), strict=True):
                 relevant = int(top[v])
                 for o in [*(i for i in range(x.shape[1]) if i != relevant), relevant]:
@@ -140,12 +140,15 @@ def plot_interventions(main: Study, variant: str = "tuned", target: int = 0) -> 
     return figure
 
 
-def plot_sweep(main: Study, deltas: tuple[float, ...], variant: str = "tuned", target: int = 0) -> Figure:
+def plot_sweep(
+    main: Study, deltas: tuple[float, ...], length: float, variant: str = "tuned", target: int = 0
+) -> Figure:
     """Returns the median change of outputs along each subnetwork of one target, and over all targets (paper Fig. 5).
 
     Args:
         main: The chapter's main study.
-        deltas: Steps in units of the matched L2 length.
+        deltas: Steps in units of length.
+        length: Euclidean length of one step.
         variant: 'text', 'code' or 'tuned'.
         target: Position among the kept targets of the five panels.
     """
@@ -168,7 +171,7 @@ def plot_sweep(main: Study, deltas: tuple[float, ...], variant: str = "tuned", t
         last.set_title(f"all {len(own)} subnetworks, {len(sweep)} targets")
         last.legend(loc="upper left")
         axes[0, 0].legend(loc="upper left", fontsize=8)
-        figure.supxlabel(r"step along the subnetwork, in units of $\|\delta v\|_2 = 0.58$")
+        figure.supxlabel(rf"step along the subnetwork, in units of $\|\delta v\|_2 = {length:g}$")
         figure.supylabel("median change of output")
     return figure
 

@@ -1,0 +1,25 @@
+"""Medians, ranges and late errors, as every chapter states them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+
+def spread(values: Iterable[float]) -> dict[str, float]:
+    """Returns median, smallest, largest and number of some values."""
+    v = torch.tensor([float(x) for x in values], dtype=torch.float64)
+    return {"median": float(v.quantile(0.5)), "min": float(v.min()), "max": float(v.max()), "n": len(v)}
+
+
+def spread_text(values: Iterable[float], digits: int = 3) -> str:
+    """Returns 'median [min, max], n' as the pages print it."""
+    s = spread(values)
+    return f"{s['median']:.{digits}f} [{s['min']:.{digits}f}, {s['max']:.{digits}f}], n = {s['n']}"
+
+
+def last_epochs(recon: Tensor) -> Tensor:
+    """Returns the mean error over the last 100 epochs (all, if fewer), the last axis averaged away."""
+    return recon[..., -100:].mean(-1)
