@@ -105,13 +105,17 @@ def test_outside_a_checkout_there_is_no_commit(tmp_path, monkeypatch):
     assert provenance()["commit"] is None
 
 
-def test_project_root_is_the_folder_with_notebooks(tmp_path, monkeypatch):
-    (tmp_path / "notebooks").mkdir()
-    (tmp_path / "deep" / "er").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path / "deep" / "er")
+def test_project_root_is_a_checkout_or_refused(tmp_path, monkeypatch):
+    (tmp_path / "book").mkdir()
+    (tmp_path / "book" / "paper_values.json").touch()
+    (tmp_path / "deep" / "notebooks").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "deep" / "notebooks")
     assert project_root() == tmp_path
-    (tmp_path / "notebooks").rmdir()
-    assert project_root() == tmp_path / "deep" / "er"
+    (tmp_path / "book" / "paper_values.json").unlink()
+    assert project_root() == artifacts._HERE.parent  # An editable install from elsewhere
+    monkeypatch.setattr(artifacts, "_HERE", tmp_path / "site-packages" / "l3d_core")
+    with pytest.raises(ValueError, match="checkout of the project; expected one. Go there, or pip install -e it"):
+        project_root()
 
 
 # --- saving and loading -----------------------------------------------------------------------------------------
