@@ -146,14 +146,14 @@ def _scaled(settings: SuperpositionSettings, n_features: int) -> dict[str, Varia
     """Returns the variants with one subnetwork per feature, and one that keeps as much per active feature as at 5-2.
 
     At a fixed k more coefficients are kept for each active feature the more features there are, which lowers the
-    error by itself; `matched` scales k with the share of active features to leave that out. It is run at the largest
-    size only.
+    error by itself; `matched` scales k with the share of active features to leave that out. It is run at the second
+    size only, which in the paper preset has as many features per dimension as the first.
     """
     variants = {
         name: Variant(replace(variant.config, n_v=n_features), variant.divergence)
         for name, variant in settings.variants.items()
     }
-    if n_features < settings.sizes[-1][0]:
+    if n_features != settings.sizes[1][0]:
         return variants
     config, divergence = variants["text"]
     k = config.k_fraction * toys.active_share(n_features) / toys.active_share(5)
