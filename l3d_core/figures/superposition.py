@@ -64,7 +64,7 @@ def plot_subnetworks(main: Study, variant: str = "tuned", target: int = 0) -> Fi
             image = axes[1, v].imshow(maps[v] / maps[v].abs().max(), cmap=SIGNED, vmin=-1, vmax=1)
             axes[1, v].set(xlabel="output", xticks=range(5), yticks=range(5))
             text = f"in {shares[0][v]:.3f}, out {shares[1][v]:.3f}\n$P_{{act}}$ {shares[2][v]:.2f}"
-            axes[1, v].set_title(text, fontsize=9.5)
+            axes[1, v].set_title(text, fontsize=11)
         axes[1, 0].set_ylabel("input")
         figure.colorbar(image, ax=axes[1], shrink=0.75, label="$W_{in}W_{out}$ / largest")
     return figure
@@ -170,7 +170,7 @@ def plot_sweep(
             last.fill_between(deltas, values.min(0).values, values.max(0).values, color=colour, alpha=0.2, lw=0)
         last.set_title(f"all {len(own)} subnetworks, {len(sweep)} targets")
         last.legend(loc="upper left")
-        axes[0, 0].legend(loc="upper left", fontsize=8)
+        axes[0, 0].legend(loc="upper left", fontsize=9.5)
         figure.supxlabel(rf"step along the subnetwork, in units of $\|\delta v\|_2 = {length:g}$")
         figure.supylabel("median change of output")
     return figure
@@ -264,7 +264,7 @@ def plot_references(references: Study) -> Figure:
         shares = table.groupby(["reference", "variant"], sort=False)["recovered"].sum().reset_index()
         sns.barplot(shares, y="recovered", ax=right, **look)
         for bars in right.containers:
-            right.bar_label(bars, fmt=f"%d/{n}", fontsize=8.5)
+            right.bar_label(bars, fmt=f"%d/{n}", fontsize=10)
         right.set(xlabel="reference output", ylabel="targets with all five recovered", ylim=(0, n * 1.12))
         right.yaxis.get_major_locator().set_params(integer=True)
         right.get_legend().remove()
