@@ -218,10 +218,10 @@ def plot_recovery(main: Study, paper: dict[str, dict]) -> Figure:
         paper: The paper's numbers, see `record.paper_values`; ranges read off its figures are drawn behind.
     """
     measures = {
-        "share_in": ("1 - top-input share of $v.W_{in}$", True),
-        "cos_out": ("1 - |cos| to the model's feature direction", True),
-        "selectivity_mean": ("selectivity: relevant / mean of others", False),
-        "switched_off": ("mean output where active, switched off", False),
+        "share_in": ("1 - top-input share", True),
+        "cos_out": ("1 - |cos| to the feature", True),
+        "selectivity_mean": ("selectivity", False),
+        "switched_off": ("output when switched off", False),
     }
     names = {"share_in": "tms_share_in", "cos_out": "tms_cos", "switched_off": "tms_switched_off"}
     ranges = {key: paper[name]["range"] for key, name in names.items()}
