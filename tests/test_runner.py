@@ -240,9 +240,10 @@ def test_the_kernel_is_checked_before_each_run(folder, monkeypatch):
 
 
 COMMAND = """
-import sys
+import signal, sys
 from pathlib import Path
 from l3d_core import cli, experiments
+signal.signal(signal.SIGINT, signal.default_int_handler)  # A shell's background job inherits it ignored.
 experiments.SETTINGS = {"tiny": {}}
 cli.project_root = lambda: Path(sys.argv[1])
 sys.exit(cli.main(["run", "tiny", "--device", "cpu", "--output", sys.argv[1] + "/out.ipynb"]))
@@ -255,12 +256,15 @@ def test_a_killed_run_takes_its_kernel_along(folder, monkeypatch, number, status
     pid_file = folder / "notebooks" / "kernel"
     command = [sys.executable, "-c", COMMAND, str(folder)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as run:
-        wait_for(lambda: pid_file.exists() and pid_file.read_text())
-        kernel = int(pid_file.read_text())
-        assert len(leftovers(folder)) == 1
-        run.send_signal(number)
-        assert run.wait(20) == status
-        assert 'File "<string>"' not in run.stderr.read()
+        try:
+            wait_for(lambda: pid_file.exists() and pid_file.read_text())
+            kernel = int(pid_file.read_text())
+            assert len(leftovers(folder)) == 1
+            run.send_signal(number)
+            assert run.wait(20) == status
+            assert 'File "<string>"' not in run.stderr.read()
+        finally:
+            run.kill()
     wait_for(lambda: not psutil.pid_exists(kernel))
     assert (folder / "out.ipynb").read_bytes() == GOOD
     if number == signal.SIGKILL:
