@@ -10,6 +10,7 @@ import torch
 from . import experiments, record
 from .chapters.superposition_summary import settings_digest
 from .claims import CLAIMS, ledger
+from .publish import toc_pages
 from .runner import incomplete
 from .streams import FIRST_LOSSES
 from .training import fit
@@ -45,24 +46,14 @@ def check_lists(root: Path) -> list[str]:
 
     listed = set(experiments.notebooks())
     on_disk = {path.stem for path in (root / "notebooks").glob("*.ipynb")}
-    toc = (root / "book" / "_toc.yml").read_text()
-    in_toc = {Path(line).name for line in _files(yaml.safe_load(toc)) if line.startswith("book/results/")}
+    toc = yaml.safe_load((root / "book" / "_toc.yml").read_text())
+    in_toc = {Path(page).name for page in toc_pages(toc) if page.startswith("book/results/")}
     pairs = {"notebooks/": on_disk, "book/_toc.yml": in_toc}
     return [
         f"{place} and the manifest disagree about {sorted(listed ^ found)}; list each notebook in both."
         for place, found in pairs.items()
         if listed != found
     ]
-
-
-def _files(node: Any) -> list[str]:
-    """Returns every `file:` entry of a table of contents."""
-    if isinstance(node, list):
-        return [name for item in node for name in _files(item)]
-    if isinstance(node, dict):
-        own = [node["file"]] if "file" in node else []
-        return own + [name for value in node.values() for name in _files(value)]
-    return []
 
 
 def check_result(source: Path, result: Path, name: str) -> list[str]:

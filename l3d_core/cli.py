@@ -15,8 +15,8 @@ from types import FrameType
 from typing import Any
 
 from .artifacts import project_root
+from .experiments import PRESETS
 
-PRESETS = ("quick", "paper")
 _OWN_OPTIONS = {"preset": "--preset", "device": "--device", "artifacts_dir": "--artifacts"}
 
 

@@ -45,9 +45,17 @@ def compose_config(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def toc_pages(toc: dict[str, Any]) -> list[str]:
-    """Returns the pages of a table of contents, in order, without extensions."""
-    chapters = [chapter for part in toc.get("parts", []) for chapter in part["chapters"]]
-    return [toc["root"], *(chapter["file"] for chapter in [*toc.get("chapters", []), *chapters])]
+    """Returns the pages of a table of contents, in order and at any depth, without extensions."""
+
+    def files(node: Any) -> list[str]:
+        if isinstance(node, list):
+            return [name for item in node for name in files(item)]
+        if isinstance(node, dict):
+            own = [node["file"]] if "file" in node else []
+            return own + [name for value in node.values() for name in files(value)]
+        return []
+
+    return [toc["root"], *files(toc)]
 
 
 def check_toc(toc: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from ..l3d import L3DConfig
 from ..parallel import run_jobs
 from ..runs import Run
 from ..training import fit
-from .superposition_measures import measure
+from .superposition_measures import measure, measure_behaviour
 
 # What every study keeps; the main one has the directions and the interventions too.
 NUMBERS = ("recon_sq", "recon_norm", "first_losses", "p_active", "recovered", "covered", "share_in", "cos_out")
@@ -130,11 +130,11 @@ def study(
         runs = _runs(variants, tasks, settings.epochs, device)
         bar = f"{name}, {len(runs)} runs" if progress else False
         found = fit(runs, checkpoint=scratch / "checkpoint.safetensors", checkpoint_seconds=15, progress=bar)
-        measured = (
-            measure(l3d, tasks[i % len(tasks)], settings.n_samples, settings.matched_length)
-            for i, l3d in enumerate(found)
-        )
-        per_run = [facts if full else {name: facts[name] for name in NUMBERS} for facts in measured]
+        per_run = [measure(l3d) for l3d in found]
+        for i, l3d in enumerate(found if full else []):
+            per_run[i] |= measure_behaviour(l3d, tasks[i % len(tasks)], settings.n_samples, settings.matched_length)
+        if not full:
+            per_run = [{key: facts[key] for key in NUMBERS} for facts in per_run]
         shape = (len(variants), len(tasks))
         return {key: torch.stack([facts[key] for facts in per_run]).unflatten(0, shape) for key in per_run[0]}, {}
 

@@ -16,27 +16,21 @@ from ..training import L3D
 DELTAS = tuple(i / 5 for i in range(-15, 16))
 
 
-def measure(l3d: L3D, task: toys.Task, n_samples: int, length: float) -> dict[str, Tensor]:
-    """Returns what the chapter reports of one decomposition of a TMS target.
+def measure(l3d: L3D) -> dict[str, Tensor]:
+    """Returns what the directions and the history of one decomposition of a TMS target tell.
 
     Args:
         l3d: The decomposition.
-        task: Its target.
-        n_samples: Fresh samples for the interventions.
-        length: Euclidean length of every intervention's step.
 
     Returns:
-        Tensors by name: errors over epochs, P_act, the subnetworks' tensors, shares, cosines, and the effect of
-        interventions at matched L2 length.
+        Tensors by name: errors over epochs, P_act, the subnetworks' tensors, shares and cosines.
     """
     v, live = l3d.v_out.dense(), l3d.live
     top_in, top_out = top_share(v["W_in"]), top_share(v["W_out"].mT)
     index = torch.arange(l3d.v_out.n_v, device=live.device)
     features = l3d.model.W_in.detach()
     counts = coverage(top_in.index, live, len(features))
-    x = task.sample(n_samples, seed=2**21 + task.seed).to(features)
     facts = {
-        "x": x,
         "recon_sq": l3d.history.recon_sq,
         "recon_norm": l3d.history.recon_norm,
         "first_losses": l3d.history.first_losses,
@@ -48,8 +42,25 @@ def measure(l3d: L3D, task: toys.Task, n_samples: int, length: float) -> dict[st
         "recovered": ((counts == 1).all() & (live.sum() == len(features)))[None],
         "covered": (counts > 0).sum()[None],
     }  # fmt: skip
-    found = {**facts, **errors_on(l3d, task, x), **interventions(l3d, x, top_in.index, length)}
-    return {name: t.detach().cpu() for name, t in found.items()}
+    return {name: t.detach().cpu() for name, t in facts.items()}
+
+
+def measure_behaviour(l3d: L3D, task: toys.Task, n_samples: int, length: float) -> dict[str, Tensor]:
+    """Returns what one decomposition of a TMS target does on fresh samples: errors, and the effect of interventions.
+
+    Args:
+        l3d: The decomposition.
+        task: Its target.
+        n_samples: Fresh samples.
+        length: Euclidean length of every intervention's step.
+
+    Returns:
+        Tensors by name, the samples among them.
+    """
+    x = task.sample(n_samples, seed=2**21 + task.seed).to(l3d.model.W_in)
+    relevant = top_share(l3d.v_out.dense()["W_in"]).index
+    facts = {"x": x, **errors_on(l3d, task, x), **interventions(l3d, x, relevant, length)}
+    return {name: t.detach().cpu() for name, t in facts.items()}
 
 
 def errors_on(l3d: L3D, task: toys.Task, x: Tensor) -> dict[str, Tensor]:

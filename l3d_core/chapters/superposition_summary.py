@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
@@ -32,7 +33,7 @@ def tuning_table(tuning: Study) -> pd.DataFrame:
     rows = [
         {
             "candidate": name,
-            "all five recovered": f"{int(tuning.of('recovered', name).sum())} of {len(tuning.seeds)}",
+            "all five recovered": _recovered(tuning, name),
             "worst top-input share": round(float(tuning.of("share_in", name).min()), 3),
             "recon_sq": spread_text(last_epochs(tuning.of("recon_sq", name))),
         }
@@ -97,46 +98,48 @@ def _numbers(result: SuperpositionResult) -> dict[str, Any]:
             f"recon_fresh_{name}": spread_text(m["recon_fresh"].flatten()),
             f"recon_single_{name}": spread_text(m["recon_single"].flatten()),
             f"recon_several_{name}": spread_text(m["recon_several"].flatten()),
-            f"recovered_{name}": f"{int(m['recovered'].sum())} of {len(main.seeds)}",
-            f"share_in_{name}": f"mean {float(m['share_in'].mean()):.3f}, worst {float(m['share_in'].min()):.3f}",
-            f"share_out_{name}": f"mean {float(m['share_out'].mean()):.3f}, worst {float(m['share_out'].min()):.3f}",
-            f"cos_{name}": f"mean {float(m['cos_out'].mean()):.4f}, worst {float(m['cos_out'].min()):.4f}",
-            f"selectivity_{name}": _mean_worst(m["selectivity_mean"]),
-            f"swing_{name}": _mean_worst(m["selectivity_swing"]),
-            f"switched_off_{name}": f"mean {float(m['switched_off'].mean()):.4f}, "
-            f"worst {float(m['switched_off'].max()):.4f}",
+            f"recovered_{name}": _recovered(main, name),
+            f"share_in_{name}": _mean_worst(m["share_in"], 3),
+            f"share_out_{name}": _mean_worst(m["share_out"], 3),
+            f"cos_{name}": _mean_worst(m["cos_out"], 4),
+            f"selectivity_{name}": _mean_worst(m["selectivity_mean"], 1),
+            f"swing_{name}": _mean_worst(m["selectivity_swing"], 1),
+            f"switched_off_{name}": _mean_worst(m["switched_off"], 4, worst=Tensor.max),
         }
     for size, study in result.sizes.items():
         for name in study.names:
             key = f"{name}_{size.replace('-', '_')}"
             numbers[f"recon_{key}"] = spread_text(last_epochs(study.of("recon_sq", name)))
     for name in result.references.names:
-        found = int(result.references.of("recovered", name).sum())
-        numbers[f"references_{name.replace(' ', '_')}"] = f"{found} of {len(result.references.seeds)}"
+        numbers[f"references_{name.replace(' ', '_')}"] = _recovered(result.references, name)
     for name in result.switches.names:
-        key, found = name.replace(",", "").replace(" ", "_"), result.switches.of("recovered", name)
+        key = name.replace(",", "").replace(" ", "_")
         numbers[f"switch_{key}"] = spread_text(last_epochs(result.switches.of("recon_sq", name)))
-        numbers[f"switch_{key}_recovered"] = f"{int(found.sum())} of {len(found)}"
+        numbers[f"switch_{key}_recovered"] = _recovered(result.switches, name)
     return numbers | _counts(result)
 
 
-def _mean_worst(ratios: Tensor) -> str:
-    return f"mean {float(ratios.mean()):.1f}, worst {float(ratios.min()):.1f}"
+def _mean_worst(values: Tensor, digits: int, worst: Callable[[Tensor], Tensor] = Tensor.min) -> str:
+    return f"mean {float(values.mean()):.{digits}f}, worst {float(worst(values)):.{digits}f}"
+
+
+def _recovered(study: Study, name: str) -> str:
+    """Returns on how many targets a variant found all features, each in one live subnetwork."""
+    return f"{int(study.of('recovered', name).sum())} of {len(study.seeds)}"
 
 
 def _counts(result: SuperpositionResult) -> dict[str, Any]:
     """Returns how many targets there were, which were kept, and what the tuning chose."""
     main, tuning = result.main, result.tuning
     best, length = chosen_candidate(tuning), result.settings.matched_length
-    total = len(tuning.seeds)
     return {
         "n_trained": main.n_trained,
         "n_kept": len(main.seeds),
         "kept_seeds": ", ".join(map(str, main.seeds)),
         "shown_seed": main.seeds[0],
-        "tuning_kept": total,
+        "tuning_kept": len(tuning.seeds),
         "tuning_chosen": best,
-        "tuning_chosen_recovered": f"{int(tuning.of('recovered', best).sum())} of {total}",
+        "tuning_chosen_recovered": _recovered(tuning, best),
         "positive_signs": f"{int((main.of('sign', 'tuned') > 0).sum())} of {main.of('sign', 'tuned').numel()}",
         "target_seconds": f"{toys.load_toys(toys.WEIGHTS / 'superposition_5-2.safetensors').wall_seconds:.0f}",
         "off_ratio": f"{spread(main.of('inactive_ratio', 'tuned').flatten())['median']:.2f}",
