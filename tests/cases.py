@@ -26,7 +26,7 @@ class Case(NamedTuple):
 
     model: nn.Module
     inputs: Tensor
-    parameters: str
+    parameters: str | list[str]
     n_positions: int
     n_o: int
 
@@ -107,6 +107,20 @@ class Transformer(nn.Module):
         scores = (self.query(x) @ self.key(x).mT / 2).masked_fill(later, -torch.inf)
         h = h + scores.softmax(-1) @ self.value(x)
         return self.read(h + self.down(torch.relu(self.up(h))))
+
+
+class Later(nn.Module):
+    """Puts positions before inputs, and a layer works on that, on every row alike or on rows in one list."""
+
+    def __init__(self, flat: bool) -> None:
+        super().__init__()
+        self.flat, self.layer = flat, nn.Linear(2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns `[n, length, 2]` for inputs of the same shape."""
+        h = x.transpose(0, 1)
+        h = self.layer(h.reshape(-1, 2)).reshape(h.shape) if self.flat else self.layer(h)
+        return torch.tanh(h).transpose(0, 1)
 
 
 def transformer(seed: int = 0, n: int = 3) -> Case:

@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 from l3d_core import checkpoints, training
 from l3d_core.checkpoints import FORMAT, load_checkpoint, save_checkpoint, write_whole
 from l3d_core.l3d import L3DConfig
-from l3d_core.runs import Run
+from l3d_core.runs import Run, build_program
+from l3d_core.step import Stepper
 from l3d_core.training import fit
 
 RECORDS = ("recon_sq", "recon_norm", "p_active", "first_losses")
@@ -38,61 +39,65 @@ class Killed(Exception):
 
 def kill_at(monkeypatch, step):
     """Makes training stop with an exception in the middle of the step of this number."""
-    plain = training.train_step_
+    plain = Stepper.step_
 
-    def step_or_die(program, state, g, epoch):
-        if int(state["step"]) == step:
-            state["numbers"] += 1.0
+    def step_or_die(stepper, batch, epoch, now):
+        if now == step:
+            stepper.numbers += 1.0
             raise Killed
-        plain(program, state, g, epoch)
+        return plain(stepper, batch, epoch, now)
 
-    monkeypatch.setattr(training, "train_step_", step_or_die)
+    monkeypatch.setattr(Stepper, "step_", step_or_die)
 
 
 # --- resume -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("steps", [1, 3, 6, 8, 12, 29, 30])
-def test_stopping_and_going_on_is_exact(steps, tmp_path):
-    # A chunk of 4 makes each batch a block of its own, so that most of these lie in the middle of an epoch.
+def test_stopping_and_going_on_is_exact(steps, tmp_path, batch_blocks):
+    # Each batch is a block of its own, so that most of these lie in the middle of an epoch.
     path = tmp_path / "state"
-    stopped = fit(pair(), chunk_size=4, checkpoint=path, max_steps=steps)
+    stopped = fit(pair(), checkpoint=path, max_steps=steps)
     assert len(stopped[0].history.first_losses) == steps
     assert len(stopped[0].history.recon_sq) == steps // 6
-    assert_identical(fit(pair(), chunk_size=4, checkpoint=path), fit(pair(), chunk_size=4))
+    assert_identical(fit(pair(), checkpoint=path), fit(pair()))
 
 
-def test_stopping_several_times_is_exact(tmp_path):
+def test_stopping_several_times_is_exact(tmp_path, batch_blocks):
     path = tmp_path / "state"
     for steps in (2, 3, 9, 10, 11, 24):
-        fit(pair(dense_epochs=1), chunk_size=4, checkpoint=path, max_steps=steps)
-    assert_identical(fit(pair(dense_epochs=1), chunk_size=4, checkpoint=path), fit(pair(dense_epochs=1), chunk_size=4))
+        fit(pair(dense_epochs=1), checkpoint=path, max_steps=steps)
+    assert_identical(fit(pair(dense_epochs=1), checkpoint=path), fit(pair(dense_epochs=1)))
 
 
 @pytest.mark.parametrize("step", [0, 2, 5, 6, 17])
-def test_going_on_after_a_crash_is_exact(step, tmp_path, monkeypatch):
+def test_going_on_after_a_crash_is_exact(step, tmp_path, monkeypatch, batch_blocks):
     path = tmp_path / "state"
     with monkeypatch.context() as patch:
         kill_at(patch, step)
         with pytest.raises(Killed):
-            fit(pair(), chunk_size=4, checkpoint=path, checkpoint_seconds=0)
+            fit(pair(), checkpoint=path, checkpoint_seconds=0)
     with monkeypatch.context() as patch:
         taken = []
-        plain = training.train_step_
-        patch.setattr(training, "train_step_", lambda p, s, g, e: (taken.append(int(s["step"])), plain(p, s, g, e)))
-        resumed = fit(pair(), chunk_size=4, checkpoint=path)
+        plain = Stepper.step_
+        patch.setattr(Stepper, "step_", lambda s, b, e, now: (taken.append(now), plain(s, b, e, now))[1])
+        resumed = fit(pair(), checkpoint=path)
     assert taken == list(range(step, 30))  # What was done before the crash is not done again.
-    assert_identical(resumed, fit(pair(), chunk_size=4))
+    assert_identical(resumed, fit(pair()))
 
 
-@pytest.mark.parametrize(("before", "after"), [(4, 12), (4, None), (12, 4), (8, 12), (2, 8)])
-def test_going_on_with_another_chunk_size(before, after, tmp_path):
-    # 3 batches of 6 are done; they are one and a half blocks of 8 inputs, and none of 16 or more.
+@pytest.mark.parametrize(("before", "after"), [(1, 3), (1, None), (3, 1), (2, 3), (1, 2), (2, None)])
+def test_going_on_with_another_block_size(before, after, tmp_path, blocks_of):
+    # 3 batches of 6 are done, or 4: they are one and a half blocks of 2 batches, and one and a third of 3.
     path = tmp_path / "state"
-    stopped = fit(pair(), chunk_size=before, checkpoint=path, max_steps=3)[0]
-    assert len(stopped.history.first_losses) < 6
-    resumed, plain = fit(pair(), chunk_size=after, checkpoint=path), fit(pair())
-    for a, b in zip(resumed, plain, strict=True):
+    plain = fit(pair())
+    blocks_of(pair(), before)
+    assert build_program(pair()).plan.batches_per_block == before
+    stopped = fit(pair(), checkpoint=path, max_steps=3)[0]
+    assert len(stopped.history.first_losses) == -(-3 // before) * before < 6
+    blocks_of(pair(), after)
+    assert len(build_program(pair()).blocks) == {1: 6, 2: 4, 3: 3, None: 2}[after]
+    for a, b in zip(fit(pair(), checkpoint=path), plain, strict=True):
         torch.testing.assert_close(a.v_in.flat, b.v_in.flat, rtol=0, atol=1e-10)
         torch.testing.assert_close(a.v_out.flat, b.v_out.flat, rtol=0, atol=1e-10)
         for name in RECORDS:
@@ -108,23 +113,23 @@ def test_a_finished_training_is_read_and_not_repeated(tmp_path, monkeypatch):
     assert again[0].history.wall_seconds == first[0].history.wall_seconds
 
 
-def test_steps_that_are_done_are_not_exceeded(tmp_path):
+def test_steps_that_are_done_are_not_exceeded(tmp_path, batch_blocks):
     path = tmp_path / "state"
-    first = fit(pair(), chunk_size=4, checkpoint=path, max_steps=7)
+    first = fit(pair(), checkpoint=path, max_steps=7)
     for steps in (7, 3):
-        assert_identical(fit(pair(), chunk_size=4, checkpoint=path, max_steps=steps), first)
+        assert_identical(fit(pair(), checkpoint=path, max_steps=steps), first)
 
 
-def test_seconds_between_saves(tmp_path, monkeypatch):
+def test_seconds_between_saves(tmp_path, monkeypatch, batch_blocks):
     saved = []
     monkeypatch.setattr(training, "save_checkpoint", lambda path, key, state: saved.append(int(state["step"])))
-    fit(pair(epochs=2), chunk_size=4, checkpoint=tmp_path / "state", checkpoint_seconds=0)
+    fit(pair(epochs=2), checkpoint=tmp_path / "state", checkpoint_seconds=0)
     assert saved == [0, *range(1, 13), 12]  # Before the first step, after every block, and at the end.
     saved.clear()
-    fit(pair(epochs=2), chunk_size=4, checkpoint=tmp_path / "state", checkpoint_seconds=1000)
+    fit(pair(epochs=2), checkpoint=tmp_path / "state", checkpoint_seconds=1000)
     assert saved == [0, 12]
     saved.clear()
-    fit(pair(epochs=2), chunk_size=4)
+    fit(pair(epochs=2))
     assert saved == []
 
 
@@ -149,18 +154,31 @@ def changed(kind):
         divergence = "mse"
     elif kind == "seed":
         seed = 7
-    return [Run(model, inputs, config, divergence, seed), runs[1]]
+    batch_seed = 0 if kind == "batches" else None
+    return [Run(model, inputs, config, divergence, seed, batch_seed=batch_seed), runs[1]]
 
 
-@pytest.mark.parametrize("kind", ["settings", "weights", "one weight", "data", "divergence", "seed", "order"])
-def test_a_checkpoint_of_other_runs_is_refused(kind, tmp_path):
+@pytest.mark.parametrize(
+    "kind", ["settings", "weights", "one weight", "data", "divergence", "seed", "batches", "order"]
+)
+def test_a_checkpoint_of_other_runs_is_refused(kind, tmp_path, batch_blocks):
     path = tmp_path / "state"
-    fit(pair(), chunk_size=4, checkpoint=path, max_steps=2)
+    fit(pair(), checkpoint=path, max_steps=2)
     before = path.read_bytes()
     other = pair()[::-1] if kind == "order" else changed(kind)
     with pytest.raises(ValueError, match=r"belongs to other runs \(settings, seeds, weights or data differ\)"):
         fit(other, checkpoint=path)
     assert path.read_bytes() == before
+
+
+def test_another_precision_is_refused_and_another_path_is_not(tmp_path, batch_blocks):
+    path, plain = tmp_path / "state", fit(pair())
+    fit(pair(), checkpoint=path, max_steps=2)
+    with pytest.raises(ValueError, match="belongs to other runs"):
+        fit(pair(), checkpoint=path, operand_dtype=torch.float32)
+    resumed = fit(pair(), checkpoint=path, paths={"*": "factored"})
+    for a, b in zip(resumed, plain, strict=True):
+        torch.testing.assert_close(a.v_out.flat, b.v_out.flat, rtol=0, atol=1e-10)
 
 
 def test_which_run_has_which_inputs_matters(tmp_path):
@@ -207,9 +225,9 @@ def test_a_folder_that_cannot_be_written_is_reported_before_training(tmp_path, m
 
 
 @pytest.mark.parametrize("partly", [False, True])
-def test_a_full_disk_leaves_the_last_checkpoint(partly, tmp_path, monkeypatch):
+def test_a_full_disk_leaves_the_last_checkpoint(partly, tmp_path, monkeypatch, batch_blocks):
     path = tmp_path / "state"
-    fit(pair(), chunk_size=4, checkpoint=path, max_steps=8)
+    fit(pair(), checkpoint=path, max_steps=8)
     before = path.read_bytes()
 
     def full(tensors, name, metadata):
@@ -220,15 +238,15 @@ def test_a_full_disk_leaves_the_last_checkpoint(partly, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints, "save_file", full)
         with pytest.raises(OSError, match=r"writing .*state failed .*No space left.*; expected room on the disk"):
-            fit(pair(), chunk_size=4, checkpoint=path)
+            fit(pair(), checkpoint=path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]  # No .part file is left.
-    assert_identical(fit(pair(), chunk_size=4, checkpoint=path), fit(pair(), chunk_size=4))
+    assert_identical(fit(pair(), checkpoint=path), fit(pair()))
 
 
-def test_an_interrupted_save_leaves_the_last_checkpoint(tmp_path, monkeypatch):
+def test_an_interrupted_save_leaves_the_last_checkpoint(tmp_path, monkeypatch, batch_blocks):
     path = tmp_path / "state"
-    fit(pair(), chunk_size=4, checkpoint=path, max_steps=2)
+    fit(pair(), checkpoint=path, max_steps=2)
     before = path.read_bytes()
 
     def interrupted(tensors, name, metadata):
@@ -237,23 +255,24 @@ def test_an_interrupted_save_leaves_the_last_checkpoint(tmp_path, monkeypatch):
 
     monkeypatch.setattr(checkpoints, "save_file", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        fit(pair(), chunk_size=4, checkpoint=path)
+        fit(pair(), checkpoint=path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("chunk_size", [4, None])
-def test_a_diverged_state_is_not_saved(chunk_size, tmp_path):
+@pytest.mark.parametrize("n_batches", [1, None])
+def test_a_diverged_state_is_not_saved(n_batches, tmp_path, blocks_of):
     path = tmp_path / "state"
     run = Run(mlp(0), normal(5, 22, 4), L3DConfig(n_v=3, epochs=2, batch_size=4, lr=1e200))
+    blocks_of([run], n_batches)
     with pytest.raises(FloatingPointError, match="became NaN or infinite"):
-        fit([run], chunk_size=chunk_size, checkpoint=path, checkpoint_seconds=0)
+        fit([run], checkpoint=path, checkpoint_seconds=0)
     with checkpoints.safe_open(path, framework="pt") as file:
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     for name in ("numbers", "moments", "recon_sq", "first_losses"):
         assert torch.isfinite(state[name]).all()
     with pytest.raises(FloatingPointError, match="became NaN or infinite"):  # Not silently taken up where it broke.
-        fit([run], chunk_size=chunk_size, checkpoint=path)
+        fit([run], checkpoint=path)
 
 
 # --- files ------------------------------------------------------------------------------------------------------
@@ -298,7 +317,7 @@ def test_two_functions_of_one_name_are_told_apart(tmp_path):
     assert len(fit(runs[0], checkpoint=path)) == 2
 
 
-def test_p_active_before_the_first_epoch_says_so():
-    unfinished = fit(pair(), max_steps=1, chunk_size=4)[0]
+def test_p_active_before_the_first_epoch_says_so(batch_blocks):
+    unfinished = fit(pair(), max_steps=1)[0]
     with pytest.raises(ValueError, match="training stopped before its first epoch was done; expected one"):
         _ = unfinished.live

@@ -6,10 +6,13 @@ import pytest
 import torch
 from reference_training import mixer, mlp, normal
 
+from l3d_core.batches import Gradients
 from l3d_core.intervention import delta_sweep, impact, matched_deltas, output_gradients, top_samples
 from l3d_core.l3d import L3DConfig
 from l3d_core.metrics import gradient_reconstruction, match_directions
-from l3d_core.runs import Run
+from l3d_core.runs import Run, build_program
+from l3d_core.step import Stepper
+from l3d_core.streams import draw_epoch, initial_state
 from l3d_core.toys import ToyTraining, train
 from l3d_core.training import fit
 
@@ -47,19 +50,45 @@ def assert_close(found, expected, *, atol=1e-9):
 
 
 @pytest.mark.parametrize("make", [mlp, mixer])
-@pytest.mark.parametrize("chunk_size", [None, 3])
-def test_training(make, chunk_size):
+@pytest.mark.parametrize("path", ["dense", "factored"])
+@pytest.mark.parametrize("n_batches", [None, 1])
+def test_training(make, path, n_batches, blocks_of):
     models = [make(i) for i in range(5)]
     data = [normal(i, 18, 4) if make is mlp else normal(i, 18, 3, 3) for i in range(5)]
     on_cpu, on_cuda = (pair_of_runs(models, data, device) for device in ("cpu", "cuda"))
-    assert_close(fit(on_cuda, chunk_size=chunk_size), fit(on_cpu))
+    expected = fit(on_cpu)
+    blocks_of(on_cuda, n_batches)
+    assert_close(fit(on_cuda, paths={"*weight": path}), expected)
 
 
-def test_a_training_begun_on_the_cpu_goes_on_on_cuda(tmp_path):
+def test_a_training_begun_on_the_cpu_goes_on_on_cuda(tmp_path, batch_blocks):
     models, data = [mlp(0)] * 5, [normal(1, 18, 4)] * 5
     on_cpu, on_cuda = (pair_of_runs(models, data, device) for device in ("cpu", "cuda"))
-    fit(on_cpu, chunk_size=5, checkpoint=tmp_path / "state", max_steps=6)
-    assert_close(fit(on_cuda, chunk_size=5, checkpoint=tmp_path / "state"), fit(on_cpu))
+    fit(on_cpu, checkpoint=tmp_path / "state", max_steps=6)
+    assert_close(fit(on_cuda, checkpoint=tmp_path / "state"), fit(on_cpu))
+
+
+def test_half_precision_operands():
+    """The loss is that of single precision to within 2 %."""
+    models, data = [mlp(0).float()] * 5, [normal(1, 18, 4).float()] * 5
+    runs = pair_of_runs(models, data, "cuda")
+    for half, single in zip(fit(runs, operand_dtype=torch.bfloat16), fit(runs), strict=True):
+        torch.testing.assert_close(half.history.recon_sq, single.history.recon_sq, rtol=0.02, atol=0)
+
+
+def test_a_step_does_not_wait_for_the_device():
+    runs = pair_of_runs([mlp(i) for i in range(5)], [normal(i, 18, 4) for i in range(5)], "cuda")
+    program = build_program(runs)
+    state = initial_state(program)
+    stepper, gradients = Stepper(program, state), Gradients(program)
+    gradients.draw_(draw_epoch(program, state))
+    batches = gradients.batches(0)
+    stepper.step_(batches[0], 2, 0)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        stepper.step_(batches[1], 2, 1)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_metrics_and_interventions():

@@ -10,15 +10,19 @@ from l3d_core.divergences import (
     Divergence,
     half_reference_mse,
     half_reference_mse_cotangent,
+    half_reference_mse_parts,
     kl,
     kl_cotangent,
+    kl_parts,
     mse,
     mse_cotangent,
+    mse_parts,
     normalised_mse,
     normalised_mse_cotangent,
     output_variance,
     resolve_divergence,
 )
+from l3d_core.references import reference_outputs
 
 Y, Y_REF = torch.tensor([1.0, 4.0]).double(), torch.tensor([3.0, 1.0]).double()
 CLOSE = {"rtol": 1e-12, "atol": 1e-14}
@@ -126,11 +130,33 @@ def test_normalised_mse_is_mse_over_one_constant():
 
 
 def test_names_resolve_to_themselves():
-    assert resolve_divergence("mse") == Divergence("mse", mse, mse_cotangent)
-    assert resolve_divergence("kl") == Divergence("kl", kl, kl_cotangent)
-    half = Divergence("half_reference_mse", half_reference_mse, half_reference_mse_cotangent)
+    assert resolve_divergence("mse") == Divergence("mse", mse, mse_cotangent, mse_parts)
+    assert resolve_divergence("kl") == Divergence("kl", kl, kl_cotangent, kl_parts)
+    half = Divergence("half_reference_mse", half_reference_mse, half_reference_mse_cotangent, half_reference_mse_parts)
     assert resolve_divergence("half_reference_mse") == half
     assert resolve_divergence(half) is half
+
+
+@pytest.mark.parametrize("name", ["mse", "half_reference_mse", "kl", "normalised_mse"])
+def test_parts_are_the_two_terms_of_the_cotangent(name):
+    y, y_ref = normal(6, 5), normal(6, 5, seed=1)
+    d = resolve_divergence(name, y)
+    own, other = d.parts(y)[0], d.parts(y_ref)[1]
+    close(own - other, d.cotangent(y, y_ref))
+    # Of a mean reference, it is the mean of the parts.
+    mean = reference_outputs(y, "mean", probabilities=name == "kl")
+    close(own - d.parts(y)[1].mean(0), d.cotangent(y, mean))
+
+
+def test_parts_by_hand():
+    # y = (1, 4), 2 outputs: 2 y / 2 and y / 2; log 3 and 0 have the probabilities 3/4 and 1/4.
+    own, other = resolve_divergence("half_reference_mse").parts(Y[None])
+    close(own, [[1.0, 4.0]])
+    close(other, [[0.5, 2.0]])
+    own, other = resolve_divergence("kl").parts(torch.tensor([[3.0, 1.0]]).double().log())
+    close(own, [[0.75, 0.25]])
+    close(other, [[0.75, 0.25]])
+    assert resolve_divergence(lambda y, r: (y - r).abs().sum(-1)).parts is None
 
 
 def test_own_function_gets_its_derivative():

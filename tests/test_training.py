@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 
 import cases
 import pytest
@@ -9,12 +10,13 @@ import torch
 from reference_training import batch_gradients, mixer, mlp, normal, train_slowly
 from torch import nn
 
-from l3d_core import training
+from l3d_core.batches import Gradients
 from l3d_core.l3d import L3DConfig
 from l3d_core.runs import Run, build_program
+from l3d_core.step import BETAS, EPS, Stepper
 from l3d_core.streams import FIRST_LOSSES, draw_epoch, initial_state
 from l3d_core.toys import Superposition
-from l3d_core.training import adamw_, decompose, fit, normalise_v_out_, train_step_
+from l3d_core.training import decompose, fit, train_block_
 from l3d_core.tucker import dense_matrix
 
 RECORDS = ("recon_sq", "recon_norm", "p_active", "first_losses")
@@ -43,14 +45,54 @@ def assert_twin(fast, slow, *, atol=1e-10):
         torch.testing.assert_close(getattr(fast.history, name), slow[name], rtol=0, atol=atol)
 
 
-def scalar_program(loss, **settings):
-    """Returns a program whose only parameter is one weight, and its state with v_in = .25 and v_out = 1."""
-    config = L3DConfig(n_v=1, epochs=1, batch_size=1, lr=0.1, weight_decay=0.5, loss=loss, **settings)
-    model = nn.Linear(1, 1, bias=False).double().eval()
-    program = build_program([Run(model, torch.tensor([[1.0]], dtype=torch.float64), config)])
+def scalar_program(loss, weights=(1.0, 1.0, 0.25, 1.0, 1.0, 1.0), **settings):
+    """Returns a program whose only parameter is one weight, and its state with v_in = .25 and v_out = 1.
+
+    Its inputs are 1 and 3, each a batch of its own, in two epochs.
+    """
+    base = {"n_v": 1, "epochs": 2, "batch_size": 1, "lr": 0.1, "weight_decay": 0.5}
+    config = L3DConfig(loss=loss, **(base | settings))
+    model, inputs = nn.Linear(1, 1, bias=False).double().eval(), torch.tensor([[1.0], [3.0]], dtype=torch.float64)
+    program = build_program([Run(model, inputs, config, references=model(inputs).detach() - 1)])
     state = initial_state(program)
-    state["numbers"][:] = torch.tensor([[1.0, 1.0, 0.25], [1.0, 1.0, 1.0]], dtype=torch.float64).reshape(2, 1, 1, 3)
+    state["numbers"][:] = torch.tensor(weights, dtype=torch.float64).reshape(2, 1, 1, 3)
     return program, state
+
+
+def whole_gradients(program, batch):
+    """Returns a batch's gradients of the only source, `[n_s, n_w]`, from their padded bundles."""
+    found = {}
+    for bundle, rows in zip(program.plan.bundles, batch.rows, strict=True):
+        if bundle.path == "dense":
+            g = rows[0].unflatten(0, (bundle.n_tensors, bundle.left, bundle.right)).movedim(-1, 1)
+        else:
+            left, right = rows
+            g = torch.einsum("tls,trs->tslr", left, right)
+        for name, one, swapped in zip(bundle.names, g, bundle.swapped, strict=True):
+            shape = program.target.shapes[name]
+            one = one.mT if swapped else one
+            found[name] = one[:, : shape[0], : math.prod(shape[1:])].flatten(1)
+            assert one.count_nonzero() == found[name].count_nonzero()  # What pads is zero.
+    return torch.cat([found[name] for name in program.target.shapes], 1)
+
+
+def take_batches(program, state, n_batches):
+    """Trains on the first batches of an epoch and copies the numbers to the state."""
+    stepper, gradients = Stepper(program, state), Gradients(program)
+    gradients.draw_(draw_epoch(program, state))
+    train_block_(program, state, stepper, gradients.batches(0)[:n_batches])
+    stepper.copy_(state, load=False)
+
+
+def optimised(state, grads, **settings):
+    """Returns the state of a scalar program after AdamW alone took steps on these gradients."""
+    program, _ = scalar_program("recon_sq", **settings)
+    stepper = Stepper(program, state)
+    for step, grad in enumerate(grads):
+        stepper.grad.fill_(grad)
+        stepper.optimise_(0, step)
+    stepper.copy_(state, load=False)
+    return state
 
 
 # --- one step ---------------------------------------------------------------------------------------------------
@@ -59,31 +101,46 @@ def scalar_program(loss, **settings):
 def test_adamw_hand():
     # Step 1, number 1, gradient .5, lr .1, decay .5: 1 (1 - .05) = .95; m = .05, v = .00025; corrected .5 and .25;
     # minus .1 * .5 / (.5 + 1e-8) = .099999998: .850000002.
-    number, moments = torch.tensor([1.0], dtype=torch.float64), torch.zeros(2, 1, dtype=torch.float64)
-    lr, decay = torch.tensor(0.1, dtype=torch.float64), torch.tensor(0.5, dtype=torch.float64)
-    adamw_(number, torch.tensor([0.5], dtype=torch.float64), moments, 0, lr, decay)
-    assert float(number) == pytest.approx(0.850000002, abs=1e-15)
-    assert moments.flatten().tolist() == pytest.approx([0.05, 0.00025], rel=1e-14)
+    program, state = scalar_program("recon_sq", weights=(1.0,) * 6)
+    optimised(state, [0.5])
+    assert state["numbers"].flatten().tolist() == pytest.approx([0.850000002] * 6, abs=1e-15)
+    assert state["moments"][:, 0, 0, 0, 0].tolist() == pytest.approx([0.05, 0.00025], rel=1e-14)
     # Step 2, gradient -1: m = .045 - .1 = -.055, v = .00024975 + .001 = .00124975; corrected by 1 - .81 = .19 and
     # 1 - .998001 = .001999: -.28947368 and .62518759, root .79068805; .95 * .850000002 + .1 * .28947368 / .79068805.
-    adamw_(number, torch.tensor([-1.0], dtype=torch.float64), moments, 1, lr, decay)
+    program, state = scalar_program("recon_sq", weights=(1.0,) * 6)
+    optimised(state, [0.5, -1.0])
     expected = 0.95 * 0.850000002 + 0.1 * (0.055 / 0.19) / (math.sqrt(0.00124975 / 0.001999) + 1e-8)
-    assert float(number) == pytest.approx(expected, abs=1e-14)
-    assert float(number) == pytest.approx(0.8441103, abs=1e-6)
+    assert state["numbers"].flatten().tolist() == pytest.approx([expected] * 6, abs=1e-14)
+    assert expected == pytest.approx(0.8441103, abs=1e-6)
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.01])
 def test_adamw_oracle(weight_decay):
-    number = normal(0, 2, 3, 4, 5)
-    twin = number.clone().requires_grad_()
-    optimiser = torch.optim.AdamW([twin], lr=0.02, weight_decay=weight_decay)
-    moments = torch.zeros(2, *number.shape, dtype=torch.float64)
-    lr, decay = (torch.tensor(value, dtype=torch.float64) for value in (0.02, weight_decay))
+    """Three runs of other learning rates and decays, several tensors, each against the optimiser of its own."""
+    base = {"n_v": 4, "epochs": 1, "batch_size": 5}
+    settings = [(0.02, weight_decay), (0.01, weight_decay), (0.02, 0.1), (0.02, weight_decay)]
+    configs = [L3DConfig(**base, lr=lr, weight_decay=decay) for lr, decay in settings]
+    runs = [Run(mlp(0), normal(1, 5, 4), config, seed=s) for s, config in enumerate(configs)]
+    program = build_program(runs)
+    state = initial_state(program)
+    numbers, stepper = state["numbers"].clone(), Stepper(program, state)
+    twins = [numbers[:, r].clone().requires_grad_() for r in range(4)]
+    optimisers = [
+        torch.optim.AdamW([twin], lr=run.config.lr, weight_decay=run.config.weight_decay)
+        for twin, run in zip(twins, program.runs, strict=True)
+    ]
     for step in range(6):
-        twin.grad = normal(step + 1, 2, 3, 4, 5) * 10.0**-step
-        optimiser.step()
-        adamw_(number, twin.grad, moments, step, lr, decay)
-    torch.testing.assert_close(number, twin.detach(), rtol=0, atol=1e-14)
+        gradient = normal(step + 1, *numbers.shape) * 10.0**-step
+        carried = {"numbers": gradient, "moments": torch.stack([gradient, gradient])}
+        Stepper.copy_(other := Stepper(program, carried), carried, load=True)
+        stepper.grad.copy_(other.numbers)
+        stepper.optimise_(0, step)
+        for r in range(4):
+            twins[r].grad = gradient[:, r].clone()
+            optimisers[r].step()
+    stepper.copy_(state, load=False)
+    assert program.places != [0, 1, 2, 3]  # Runs of equal settings stand together.
+    torch.testing.assert_close(state["numbers"], torch.stack([t.detach() for t in twins], 1), rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize(
@@ -92,9 +149,14 @@ def test_adamw_oracle(weight_decay):
     # the root -v_out = -1 and -v_in = -.25. v_in = c u_1 u_2 with (1, 1, .25): times .25, .25 and 1.
     [("recon_sq", [-0.375, -0.375, -1.5], -0.375), ("recon_norm", [-0.25, -0.25, -1.0], -0.25)],
 )
-def test_step_hand(loss, gradient_in, gradient_out):
+@pytest.mark.parametrize("path", ["dense", "factored"])
+def test_step_hand(loss, gradient_in, gradient_out, path):
     program, state = scalar_program(loss)
-    train_step_(program, state, torch.tensor([[[2.0]]], dtype=torch.float64), 0)
+    if path == "factored":
+        program = build_program(program.runs, paths={"*": path})
+    assert [bundle.path for bundle in program.plan.bundles] == [path]
+    # References lie 1 below the outputs: the cotangent is 2, the gradient twice the input, whose size cancels.
+    take_batches(program, state, 1)
     assert state["moments"][0, 0].flatten().tolist() == pytest.approx([0.1 * g for g in gradient_in], rel=1e-13)
     assert state["moments"][0, 1].flatten().tolist() == pytest.approx([0.1 * gradient_out] * 3, rel=1e-13)
     # The first step of AdamW is lr times the sign, up to 1e-8 / abs(gradient) < 1e-7, after decay by .95:
@@ -102,11 +164,11 @@ def test_step_hand(loss, gradient_in, gradient_out):
     assert state["numbers"][0].flatten().tolist() == pytest.approx([1.05, 1.05, 0.3375], abs=1e-7)
     assert state["numbers"][1].flatten().tolist() == pytest.approx([1, 1, 1], abs=1e-12)
     # g = 2, z = .5, g_hat = .5: error 1.5^2 / 2^2 = .5625 and its root .75; the one entry was kept.
-    assert float(state["recon_sq"]) == pytest.approx(0.5625, rel=1e-14)
-    assert float(state["recon_norm"]) == pytest.approx(0.75, rel=1e-14)
+    assert float(state["recon_sq"][0, 0]) == pytest.approx(0.5625, rel=1e-14)
+    assert float(state["recon_norm"][0, 0]) == pytest.approx(0.75, rel=1e-14)
     assert float(state["first_losses"][0, 0]) == pytest.approx(0.5625, rel=1e-14)
-    assert float(state["p_active"]) == 1
-    assert int(state["step"]) == 1
+    assert float(state["p_active"][0, 0]) == 1
+    assert int(state["step"]) == int(state["batch"]) == 1
 
 
 @pytest.mark.parametrize(
@@ -114,12 +176,17 @@ def test_step_hand(loss, gradient_in, gradient_out):
     # W = 3 and b = 4. Length 5: .6 and .8. Sum of the tensors' lengths 7, divided out by its root: 3 / 7^.5, 4 / 7^.5.
     [("l2", 0.6, 0.8), ("tensor_sum", 3 / 7**0.5, 4 / 7**0.5)],
 )
-def test_normalise_v_out_hand(kind, weight, bias):
+@pytest.mark.parametrize("path", ["dense", "factored"])
+def test_normalise_v_out_hand(kind, weight, bias, path):
     config = L3DConfig(n_v=1, epochs=1, batch_size=1, v_out_norm=kind)
     model = nn.Linear(1, 1).double().eval()
-    program = build_program([Run(model, torch.tensor([[1.0]], dtype=torch.float64), config)])
-    numbers = torch.tensor([3.0, 1.0, 1.0, 2.0, 2.0], dtype=torch.float64).expand(2, 1, 1, 5).clone()
-    normalise_v_out_(program, numbers)
+    program = build_program([Run(model, torch.tensor([[1.0]], dtype=torch.float64), config)], paths={"*": path})
+    state = initial_state(program)
+    state["numbers"][:] = torch.tensor([3.0, 1.0, 1.0, 2.0, 2.0], dtype=torch.float64).expand(2, 1, 1, 5)
+    stepper = Stepper(program, state)
+    stepper.normalise_()
+    stepper.copy_(state, load=False)
+    numbers = state["numbers"][:, 0]
     assert dense_matrix(program.layout, numbers[1]).flatten().tolist() == pytest.approx([weight, bias], rel=1e-13)
     # The three pieces of W share the factor evenly, and so do the two of b; the encoder is not touched.
     assert numbers[1].flatten().tolist() == pytest.approx(
@@ -304,11 +371,18 @@ def test_progress_is_shown_on_request(capsys):
     assert "2/2" in err
 
 
-@pytest.mark.parametrize("chunk_size", [1, 3, 5, 7, 10, 1000])
-def test_chunk_size_does_not_matter(chunk_size):
-    config = L3DConfig(n_v=3, epochs=3, batch_size=5, encoder_init="random")
-    runs = [Run(mixer(s), normal(s + 5, 13, 3, 3), config, "kl", s) for s in range(2)]
-    for a, b in zip(fit(runs, chunk_size=chunk_size), fit(runs), strict=True):
+@pytest.mark.parametrize("path", ["dense", "factored"])
+@pytest.mark.parametrize("n_batches", [1, 2, 3])
+@pytest.mark.parametrize(("make", "shape"), [(mixer, (3, 3)), (mlp, (4,))])
+def test_block_size_does_not_matter(make, shape, n_batches, path, blocks_of):
+    config = L3DConfig(n_v=3, epochs=3, batch_size=3, encoder_init="random")
+    runs = [Run(make(s), normal(s + 5, 13, *shape), config, "kl", s) for s in range(2)]
+    whole = build_program(runs).plan
+    assert (whole.once, whole.batches_per_block) == (make is mlp, 4)
+    together = fit(runs)
+    blocks_of(runs, n_batches)
+    assert build_program(runs).plan.batches_per_block == n_batches
+    for a, b in zip(fit(runs, paths={"*weight": path}), together, strict=True):
         assert_same(a, b, atol=1e-12)
 
 
@@ -393,8 +467,8 @@ def test_a_stream_depends_on_the_seed_alone():
     assert not again.order[0].equal(draws[0].order[0])  # The next epoch has another order.
 
 
-def test_every_input_is_seen_once_in_an_epoch():
-    program = build_program([Run(mlp(0), normal(1, 13, 4), L3DConfig(n_v=2, epochs=1, batch_size=5), seed=1)], 5)
+def test_every_input_is_seen_once_in_an_epoch(batch_blocks):
+    program = build_program([Run(mlp(0), normal(1, 13, 4), L3DConfig(n_v=2, epochs=1, batch_size=5), seed=1)])
     draws = draw_epoch(program, initial_state(program))
     assert sorted(draws.order[0].tolist()) == list(range(13))
     assert [tuple(block) for block in program.blocks] == [(0, 1, 5), (5, 1, 5), (10, 1, 3)]
@@ -402,18 +476,27 @@ def test_every_input_is_seen_once_in_an_epoch():
     assert all(int(p.max()) < p.shape[-1] for p in draws.partners)
 
 
-def test_block_gradients_oracle():
+@pytest.mark.parametrize("path", ["dense", "factored"])
+@pytest.mark.parametrize("n_batches", [None, 2])
+def test_gradients_of_batches_oracle(n_batches, path, blocks_of):
     model, inputs = mlp(0), normal(1, 13, 4)
-    program = build_program([Run(model, inputs, L3DConfig(n_v=2, epochs=1, batch_size=5), seed=1)], 10)
+    runs = [Run(model, inputs, L3DConfig(n_v=2, epochs=1, batch_size=5), seed=1)]
+    blocks_of(runs, n_batches)
+    program = build_program(runs, paths={"*": path})
+    assert program.plan.once == (n_batches is None)
     draws, names = draw_epoch(program, initial_state(program)), list(program.target.shapes)
-    for block, partners in zip(program.blocks, draws.partners, strict=True):
-        g = program.block_gradients(draws, block)
-        assert g.shape == (1, block.n_batches, block.size, program.layout.n_w)
-        for b in range(block.n_batches):
+    gradients = Gradients(program)
+    gradients.draw_(draws)
+    for i, (block, partners) in enumerate(zip(program.blocks, draws.partners, strict=True)):
+        batches = gradients.batches(i)
+        assert [batch.n_inputs for batch in batches] == [block.size] * block.n_batches
+        for b, batch in enumerate(batches):
             at = block.start + b * block.size
             x = inputs[draws.order[0, at : at + block.size]]
-            slow = batch_gradients(model, names, x, "mse", "sample", partners[0, b], None)
-            torch.testing.assert_close(g[0, b], torch.stack(slow), rtol=0, atol=1e-13)
+            slow = torch.stack(batch_gradients(model, names, x, "mse", "sample", partners[0, b], None))
+            torch.testing.assert_close(whole_gradients(program, batch), slow, rtol=0, atol=1e-13)
+            assert float(batch.inverse) == pytest.approx(1 / float(slow.square().sum()), rel=1e-13)
+            assert (float(batch.present), float(batch.slope)) == (1, 2 * float(batch.inverse))
 
 
 def test_permuting_subnetworks_permutes_what_is_learnt():
@@ -421,11 +504,10 @@ def test_permuting_subnetworks_permutes_what_is_learnt():
     plain, moved, order = initial_state(program), initial_state(program), torch.tensor([2, 0, 3, 1])
     moved["numbers"] = moved["numbers"][:, :, order].clone()
     for state in (plain, moved):
-        for epoch in range(3):
-            draws = draw_epoch(program, state)
-            g = program.block_gradients(draws, program.blocks[0])
-            for b in range(3):
-                train_step_(program, state, g[:, b], epoch)
+        for _ in range(3):
+            take_batches(program, state, 3)
+            state["epoch"] += 1
+            state["batch"].zero_()
     torch.testing.assert_close(moved["numbers"], plain["numbers"][:, :, order], rtol=0, atol=1e-10)
     torch.testing.assert_close(moved["p_active"], plain["p_active"][..., order], rtol=0, atol=0)
     torch.testing.assert_close(moved["recon_sq"], plain["recon_sq"], rtol=0, atol=1e-10)
@@ -521,16 +603,13 @@ def test_fit_refuses_the_wrong_kind(run, message):
         fit([run()])
 
 
-@pytest.mark.parametrize("chunk_size", [0, -2])
-def test_chunk_size_below_one_is_refused(chunk_size):
-    with pytest.raises(ValueError, match=rf"chunk_size is {chunk_size}; expected at least 1, or None"):
-        fit([_with()], chunk_size=chunk_size)
-
-
 def test_one_silent_run_of_several_is_named():
     still = _with(inputs=torch.ones(8, 4).double())
     with pytest.raises(ValueError, match=r"gradient of run 1 \(seed 0\) is zero"):
         fit([_with(), still])
+    # Runs of equal settings stand together inside; the message has the place the caller gave.
+    with pytest.raises(ValueError, match=r"gradient of run 2 \(seed 0\) is zero"):
+        fit([_with(lr=0.02), _with(), replace(still, config=replace(still.config, lr=0.02))])
 
 
 def test_gradients_that_are_not_numbers_are_refused():
@@ -559,4 +638,4 @@ def test_directions_that_become_infinite_in_the_last_step_are_reported():
 
 
 def test_epsilon_and_betas_are_those_of_adam():
-    assert (training.BETAS, training.EPS) == ((0.9, 0.999), 1e-8)
+    assert (BETAS, EPS) == ((0.9, 0.999), 1e-8)

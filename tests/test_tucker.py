@@ -76,9 +76,9 @@ def test_project_and_combine_by_hand():
 def test_norms_by_hand():
     # Tensors (3, 4) and (12): Euclidean sqrt(9 + 16 + 144) = 13, sum of the tensors' norms 5 + 12 = 17.
     layout = Layout({"a": (2,), "b": (1,)}, {"a": (1,), "b": (1,)})
-    matrix = torch.tensor([[3.0, 4.0, 12.0]], dtype=torch.float64)
-    assert direction_norms(layout, matrix, "l2").tolist() == [13.0]
-    assert direction_norms(layout, matrix, "tensor_sum").tolist() == [17.0]
+    flat = torch.tensor([[1.0, 3.0, 4.0, 2.0, 6.0]], dtype=torch.float64)  # Cores 1 and 2, factors (3, 4) and (6).
+    assert direction_norms(layout, flat, "l2").tolist() == [13.0]
+    assert direction_norms(layout, flat, "tensor_sum").tolist() == [17.0]
 
 
 def test_layout_sizes_by_hand():
