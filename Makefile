@@ -1,7 +1,7 @@
-# make book | test | mutants | clean. The first one that is run makes .venv from requirements.lock.
+# make book | test | bench | mutants | clean. The first one that is run makes .venv from requirements.lock.
 .DELETE_ON_ERROR:
 .SHELLFLAGS := -eu -c
-.PHONY: book test mutants setup clean
+.PHONY: book test bench mutants setup clean
 
 # Name another interpreter with: make PYTHON=/path/to/python3.12 test
 PYTHON ?=
@@ -23,6 +23,12 @@ test: $(READY)
 	$(BIN)/l3d check
 	$(BIN)/l3d book
 	$(ONE_THREAD) $(BIN)/pytest -q -rs tests/test_site.py
+
+# Sections alone: make bench ONLY="toys paths"; a trial on small stand-ins: make bench QUICK=1
+ONLY ?=
+QUICK ?=
+bench: $(READY)
+	$(BIN)/python tests/bench.py $(if $(ONLY),--only $(ONLY)) $(if $(QUICK),--quick)
 
 mutants: $(READY)
 	$(ONE_THREAD) $(BIN)/python tests/mutants.py

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -68,3 +70,36 @@ def check_references(references: Tensor, y: Tensor) -> Tensor:
             f"{tuple(expected)}: one reference for each sample."
         )
     return references.detach().reshape(1, *y.shape[1:])
+
+
+def check_together(runs: Sequence) -> None:
+    """Raises unless runs can stand side by side.
+
+    Args:
+        runs: Runs, see `runs.Run`.
+
+    Raises:
+        TypeError: Inputs are no tensor.
+        ValueError: No runs, or runs that differ in what they must have in common.
+    """
+    if not runs:
+        raise ValueError("got no runs; expected at least one Run.")
+    for run in runs:
+        check_inputs(run.inputs)
+    for name in ("n_v", "batch_size", "epochs", "form"):
+        values = {getattr(run.config, name) for run in runs}
+        if len(values) > 1:
+            raise ValueError(f"runs differ in {name}: {sorted(values)}; expected one value. Call fit once for each.")
+    if len({str(run.parameters) for run in runs}) > 1:
+        raise ValueError("runs differ in parameters; expected one selection. Call fit once for each.")
+    shapes = {(tuple(run.inputs.shape), run.inputs.dtype) for run in runs}
+    if len(shapes) > 1:
+        raise ValueError(f"runs differ in the shape or type of inputs: {sorted(map(str, shapes))}; expected one.")
+    if len({run.references is None for run in runs}) > 1:
+        raise ValueError("some runs give references and some do not; expected all or none. Call fit once for each.")
+    n, batch_size = len(runs[0].inputs), runs[0].config.batch_size
+    if n < batch_size:
+        raise ValueError(
+            f"got {n} inputs for a batch_size of {batch_size}; expected at least one full batch. "
+            "Give more inputs or lower batch_size."
+        )

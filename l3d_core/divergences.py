@@ -18,11 +18,14 @@ class Divergence(NamedTuple):
         name: How results and error messages call it.
         value: `(y, y_ref) -> D`, from two `[..., n_o]` tensors to `[...]`.
         cotangent: `(y, y_ref) -> dD/dy`, `[..., n_o]`; the reference is a constant.
+        parts: `y -> (a(y), b(y))`, each `[..., n_o]`, where the cotangent is `a(y) - b(y_ref)` and b of a mean
+            reference is the mean of b; None where it is no such difference.
     """
 
     name: str
     value: Callable[[Tensor, Tensor], Tensor]
     cotangent: Callable[[Tensor, Tensor], Tensor]
+    parts: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
 
 
 def mse(y: Tensor, y_ref: Tensor) -> Tensor:
@@ -108,6 +111,23 @@ def kl_cotangent(y: Tensor, y_ref: Tensor) -> Tensor:
     return softmax(y, -1) - softmax(y_ref, -1)
 
 
+def mse_parts(y: Tensor, *, variance: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Returns `2 y / (n_o variance)` twice: the parts of the cotangents of `mse` and `normalised_mse`."""
+    part = 2 * y / (y.shape[-1] * variance)
+    return part, part
+
+
+def half_reference_mse_parts(y: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns `2 y / n_o` and `y / n_o`: the parts of the cotangent of `half_reference_mse`."""
+    return 2 * y / y.shape[-1], y / y.shape[-1]
+
+
+def kl_parts(y: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns `softmax(y)` twice: the parts of the cotangent of `kl`."""
+    p = softmax(y, -1)
+    return p, p
+
+
 def output_variance(outputs: Tensor) -> float:
     """Returns the normaliser of `normalised_mse`: the variance over samples, averaged over outputs.
 
@@ -130,9 +150,11 @@ def output_variance(outputs: Tensor) -> float:
 
 
 NAMED = {
-    "mse": Divergence("mse", mse, mse_cotangent),
-    "half_reference_mse": Divergence("half_reference_mse", half_reference_mse, half_reference_mse_cotangent),
-    "kl": Divergence("kl", kl, kl_cotangent),
+    "mse": Divergence("mse", mse, mse_cotangent, mse_parts),
+    "half_reference_mse": Divergence(
+        "half_reference_mse", half_reference_mse, half_reference_mse_cotangent, half_reference_mse_parts
+    ),
+    "kl": Divergence("kl", kl, kl_cotangent, kl_parts),
 }
 
 
@@ -182,7 +204,10 @@ def resolve_divergence(
             raise ValueError("normalised_mse got no outputs to take its variance from; expected outputs=[..., n_o].")
         constant = {"variance": output_variance(outputs)}
         return Divergence(
-            "normalised_mse", partial(normalised_mse, **constant), partial(normalised_mse_cotangent, **constant)
+            "normalised_mse",
+            partial(normalised_mse, **constant),
+            partial(normalised_mse_cotangent, **constant),
+            partial(mse_parts, **constant),
         )
     if isinstance(divergence, str):
         if divergence not in NAMED:

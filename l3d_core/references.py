@@ -49,7 +49,9 @@ def reference_outputs(y: Tensor, kind: str, *, partners: Tensor | None = None, p
                 f"partners have shape {got}; expected one index per sample, {tuple(y.shape[:-1])}. "
                 "Draw them with draw_partners."
             )
-        return y.gather(-2, partners.to(y.device).unsqueeze(-1).expand_as(y))
+        flat, places = y.reshape(-1, *y.shape[-2:]), partners.to(y.device).reshape(-1, y.shape[-2])
+        places = places + torch.arange(len(flat), device=y.device)[:, None] * y.shape[-2]
+        return flat.flatten(0, 1).index_select(0, places.flatten()).view(y.shape)
     if kind == "mean":
         mean = y.softmax(-1).mean(-2, keepdim=True).log() if probabilities else y.mean(-2, keepdim=True)
         return mean.expand_as(y)

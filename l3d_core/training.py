@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,14 +11,19 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from .batches import Gradients, preflight
 from .checkpoints import load_checkpoint, save_checkpoint
 from .divergences import Divergence
-from .l3d import L3DConfig, reconstruct
+from .l3d import L3DConfig
+from .parallel import small_work
+from .plan import Plan
 from .runs import Program, Run, build_program
-from .streams import draw_epoch, initial_state, preflight, unpack
-from .tucker import TuckerDirections, dense_matrix, direction_norms, normalising_scale
+from .step import Batch, Stepper
+from .streams import draw_epoch, initial_state, unpack
+from .tucker import TuckerDirections
 
-BETAS, EPS = (0.9, 0.999), 1e-8
+# Steps of fewer operations run on one thread: to share short operations takes longer than to do them.
+SMALL_STEP = 2e8
 
 
 @dataclass(frozen=True)
@@ -80,75 +85,41 @@ class L3D:
         return list(self.v_out.layout.shapes)
 
 
-@torch.no_grad()
-def adamw_(numbers: Tensor, grad: Tensor, moments: Tensor, step: int, lr: Tensor, weight_decay: Tensor) -> None:
-    """Takes one AdamW step in place (Adam where the weight decay is 0).
-
-    Args:
-        numbers: What is trained `[2, n_runs, n_v, n_numbers]`.
-        grad: Its gradient.
-        moments: First and second moments `[2, *numbers.shape]`, updated too.
-        step: Steps taken before this one.
-        lr: Learning rates, broadcastable to numbers.
-        weight_decay: Decoupled weight decay, likewise.
-    """
-    numbers.mul_(1 - lr * weight_decay)
-    moments[0].lerp_(grad, 1 - BETAS[0])
-    moments[1].mul_(BETAS[1]).addcmul_(grad, grad, value=1 - BETAS[1])
-    denominator = (moments[1] / (1 - BETAS[1] ** (step + 1))).sqrt_().add_(EPS)
-    numbers.addcdiv_(moments[0] * (lr / (1 - BETAS[0] ** (step + 1))), denominator, value=-1)
-
-
-@torch.no_grad()
-def normalise_v_out_(program: Program, numbers: Tensor) -> None:
-    """Sets the length of every decoder direction as each run's settings say, in place (Alg. 1 line 13)."""
-    matrix = dense_matrix(program.layout, numbers[1])
-    norms = direction_norms(program.layout, matrix, "l2")
-    if program.any_tensor_sum:
-        summed = direction_norms(program.layout, matrix, "tensor_sum")
-        norms = torch.where(program.tensor_sum, summed, norms)
-    scale = normalising_scale(norms, program.tensor_sum)
-    numbers[1].mul_((scale.unsqueeze(-1) ** program.powers)[..., program.which_power])
-
-
-def train_step_(program: Program, state: dict[str, Tensor], g: Tensor, epoch: int) -> None:
-    """Takes one step of Alg. 1 (lines 7-13) for every run, in place.
+def train_block_(program: Program, state: dict[str, Tensor], stepper: Stepper, batches: list[Batch]) -> None:
+    """Takes the steps of consecutive batches and records them; everything in place.
 
     Args:
         program: The runs' settings.
-        state: What is trained and recorded, see `initial_state`.
-        g: Gradients of one batch `[n_runs, n_s, n_w]`.
-        epoch: Epochs finished before.
+        state: Records and counters, see `initial_state`.
+        stepper: The numbers being trained.
+        batches: Gradients of each batch.
     """
-    step = int(state["step"])
-    leaf = state["numbers"].detach().requires_grad_()
-    with torch.enable_grad():
-        v_in, v_out = dense_matrix(program.layout, leaf)
-        batch = reconstruct(g, v_in, v_out, program.k_count(g.shape[1]), program.is_dense(epoch))
-        loss = torch.where(program.root_loss, batch.recon_norm, batch.recon_sq)
-        grad = torch.autograd.grad(loss.sum(), leaf)[0]
-    if program.mask is not None:
-        grad = grad * program.mask
-    adamw_(state["numbers"], grad, state["moments"], step, program.lr_at(epoch, step), program.weight_decay)
-    normalise_v_out_(program, state["numbers"])
-    state["recon_sq"][:, epoch] += batch.recon_sq.detach()
-    state["recon_norm"][:, epoch] += batch.recon_norm.detach()
-    state["p_active"][:, epoch] += batch.kept.sum(1)
-    if step < state["first_losses"].shape[1]:
-        state["first_losses"][:, step] = batch.recon_sq.detach()
-    state["step"] += 1
+    epoch, first = int(state["epoch"]), int(state["step"])
+    with torch.no_grad():
+        done = [stepper.step_(batch, epoch, first + b) for b, batch in enumerate(batches)]
+        recon_sq = torch.stack([recon for recon, _ in done], 1)
+        recon_norm = recon_sq.clamp_min(torch.finfo(recon_sq.dtype).tiny).sqrt()
+        kept = torch.stack([kept for _, kept in done], 1).sum((1, 3))
+    if not (torch.isfinite(recon_sq).all() and torch.isfinite(stepper.numbers).all()):
+        _raise_diverged(program, recon_sq, epoch)
+    state["recon_sq"][:, epoch] += recon_sq.sum(1)
+    state["recon_norm"][:, epoch] += recon_norm.sum(1)
+    state["p_active"][:, epoch] += kept
+    if first < state["first_losses"].shape[1]:
+        early = recon_sq[:, : state["first_losses"].shape[1] - first]
+        state["first_losses"][:, first : first + early.shape[1]] = early
+    state["step"] += len(batches)
+    state["batch"] += len(batches)
 
 
-def _check_finite(program: Program, state: dict[str, Tensor], epoch: int) -> None:
-    """Raises FloatingPointError if losses or directions are no longer numbers; called before anything is saved."""
-    finite = torch.isfinite(state["recon_sq"][:, epoch]) & torch.isfinite(state["numbers"]).all(-1).all(-1).all(0)
-    bad = (~finite).nonzero().flatten().tolist()
-    if bad:
-        run = program.runs[bad[0]]
-        raise FloatingPointError(
-            f"the loss of run {bad[0]} (seed {run.seed}) became NaN or infinite in epoch {epoch} "
-            f"({len(bad)} of {len(program.runs)} runs); expected finite losses. Lower lr (now {run.config.lr})."
-        )
+def _raise_diverged(program: Program, recon_sq: Tensor, epoch: int) -> None:
+    """Raises FloatingPointError; called before anything is recorded."""
+    bad = (~torch.isfinite(recon_sq).all(1)).nonzero().flatten().tolist() or [0]
+    run = program.runs[bad[0]]
+    raise FloatingPointError(
+        f"the loss of run {program.places[bad[0]]} (seed {run.seed}) became NaN or infinite in epoch {epoch} "
+        f"({len(bad)} of {len(program.runs)} runs); expected finite losses. Lower lr (now {run.config.lr})."
+    )
 
 
 def _finish_epoch_(program: Program, state: dict[str, Tensor], epoch: int) -> None:
@@ -161,24 +132,22 @@ def _finish_epoch_(program: Program, state: dict[str, Tensor], epoch: int) -> No
 
 
 def _train(
-    program: Program, state: dict[str, Tensor], save: Callable[[], None], every: float, max_steps: int | None, bar: tqdm
-) -> None:
+    program: Program, state: dict[str, Tensor], stepper: Stepper, save: Callable[[], None], every: float,
+    max_steps: int | None, bar: tqdm,
+) -> None:  # fmt: skip
     """Runs epochs until the end or max_steps, calling `save` at block ends at most every so many seconds."""
     last = saved = time.monotonic()
     limit = float("inf") if max_steps is None else max_steps
+    gradients = Gradients(program)
     while int(state["epoch"]) < program.epochs and int(state["step"]) < limit:
         epoch, first = int(state["epoch"]), 0
-        draws = draw_epoch(program, state)
-        for block in program.blocks:
+        gradients.draw_(draw_epoch(program, state))
+        for i, block in enumerate(program.blocks):
             done = int(state["batch"]) - first  # Of this block's batches; not 0 where a resumed epoch broke off in it.
             first += block.n_batches
             if done >= block.n_batches:
                 continue
-            gradients = program.block_gradients(draws, block)
-            for b in range(done, block.n_batches):
-                train_step_(program, state, gradients[:, b], epoch)
-            _check_finite(program, state, epoch)
-            state["batch"] += block.n_batches - done
+            train_block_(program, state, stepper, gradients.batches(i)[done:])
             now = time.monotonic()
             state["wall_seconds"] += now - last
             last = now
@@ -192,10 +161,33 @@ def _train(
                 return
 
 
+def plan(
+    runs: Sequence[Run],
+    *,
+    memory_gib: float | None = None,
+    paths: Mapping[str, str] | None = None,
+    operand_dtype: torch.dtype | None = None,
+) -> Plan:
+    """Returns how `fit` would compute these runs: path, memory and cost of each tensor. Print it to read it.
+
+    Args:
+        runs: See `fit`; so are the others.
+        memory_gib: The budget.
+        paths: Paths by name pattern.
+        operand_dtype: Precision of operands.
+
+    Raises:
+        ValueError: And the other errors of `fit` that come before training.
+    """
+    return build_program(runs, memory_gib, paths, operand_dtype).plan
+
+
 def fit(
     runs: Sequence[Run],
     *,
-    chunk_size: int | None = None,
+    memory_gib: float | None = None,
+    paths: Mapping[str, str] | None = None,
+    operand_dtype: torch.dtype | None = None,
     checkpoint: str | Path | None = None,
     checkpoint_seconds: float = 30.0,
     max_steps: int | None = None,
@@ -205,11 +197,16 @@ def fit(
 
     Runs may differ in model (of one architecture), inputs, seed, divergence, rank, k, learning rate and the
     other settings, but not in n_v, batch size, epochs, form or parameters. A run's random stream depends on
-    its seed alone, so a run gives the same result alone or beside others.
+    its seed alone, so a run gives the same result alone or beside others. Runs of one model and divergence that
+    see the same batches (by `batch_seed`) share their gradients. `plan` tells how it will be computed.
 
     Args:
         runs: What to decompose, see `Run`.
-        chunk_size: Inputs per run whose gradients are formed at once; None chooses about 16 MiB of them.
+        memory_gib: Budget in GiB; None for half of the machine's memory, or nine tenths of a GPU's free memory.
+            Results do not depend on it, beyond rounding.
+        paths: Instead of the cheapest path of each tensor, 'dense' or 'factored' by name pattern.
+        operand_dtype: Precision of the operands of products with gradients, such as torch.bfloat16; the loss and
+            all that is trained keep the model's. None for the model's.
         checkpoint: A file to continue from if it exists and to save to; removed by nobody.
         checkpoint_seconds: Least seconds between saves; 0 saves after every block of batches.
         max_steps: Stop, and save, at the first block end with this many steps done; None for all epochs.
@@ -220,12 +217,12 @@ def fit(
 
     Raises:
         TypeError: A model, an input or a divergence of the wrong kind.
-        ValueError: Runs that cannot be trained or stacked, gradients that are all zero, or a checkpoint that is
-            damaged or of other runs.
+        ValueError: Runs that cannot be trained or stacked, a decomposition that does not fit the budget, gradients
+            that are all zero, or a checkpoint that is damaged or of other runs.
         FloatingPointError: A loss became NaN or infinite.
         OSError: The checkpoint cannot be written; the last good one is kept.
     """
-    program = build_program(runs, chunk_size)
+    program = build_program(runs, memory_gib, paths, operand_dtype)
     path = None if checkpoint is None else Path(checkpoint)
     state = initial_state(program)
     if path is not None and path.exists():
@@ -234,7 +231,10 @@ def fit(
     if int(state["step"]) == 0:
         preflight(program, state)
 
+    stepper, small = Stepper(program, state), program.device.type == "cpu" and program.plan.flops < SMALL_STEP
+
     def save() -> None:
+        stepper.copy_(state, load=False)
         if path is not None:
             save_checkpoint(path, program.key, state)
 
@@ -242,10 +242,10 @@ def fit(
     with tqdm(
         total=program.epochs, initial=int(state["epoch"]), disable=not progress, mininterval=2.0,
         desc=progress if isinstance(progress, str) else f"{len(runs)} runs", unit="epoch",
-    ) as bar:  # fmt: skip
-        _train(program, state, save, checkpoint_seconds, max_steps, bar)
+    ) as bar, small_work(small):  # fmt: skip
+        _train(program, state, stepper, save, checkpoint_seconds, max_steps, bar)
     save()
-    return [_result(program, state, r) for r in range(len(program.runs))]
+    return [_result(program, state, program.places.index(r)) for r in range(len(program.runs))]
 
 
 def _result(program: Program, state: dict[str, Tensor], r: int) -> L3D:
@@ -272,7 +272,7 @@ def decompose(
     seed: int = 0,
     parameters: str | Sequence[str] = "*",
     references: Tensor | None = None,
-    chunk_size: int | None = None,
+    memory_gib: float | None = None,
     checkpoint: str | Path | None = None,
     progress: bool | str = False,
 ) -> L3D:
@@ -286,7 +286,7 @@ def decompose(
         seed: Seeds starting values, order and references.
         parameters: Name patterns of the parameters to decompose.
         references: Reference outputs to use instead of config.reference, in the shape of the outputs.
-        chunk_size: See `fit`.
+        memory_gib: See `fit`.
         checkpoint: See `fit`.
         progress: See `fit`.
 
@@ -297,4 +297,4 @@ def decompose(
         ValueError: And the other errors of `fit`.
     """
     run = Run(model, inputs, config, divergence, seed, parameters, references)
-    return fit([run], chunk_size=chunk_size, checkpoint=checkpoint, progress=progress)[0]
+    return fit([run], memory_gib=memory_gib, checkpoint=checkpoint, progress=progress)[0]

@@ -129,34 +129,44 @@ def dense_tensors(layout: Layout, flat: Tensor) -> dict[str, Tensor]:
     Returns:
         A dict of `[..., n_v, *shape]`.
     """
-    lead, tensors = flat.shape[:-1], {}
-    numbers = iter(flat.split([math.prod(piece) for pieces in layout.pieces.values() for piece in pieces], -1))
-    for name, pieces in layout.pieces.items():
-        parts = [next(numbers).reshape(*lead, *piece) for piece in pieces]
-        combine = _polyadic if layout.form == "cp" and layout.shapes[name] else _tucker
-        tensors[name] = combine(parts).reshape(*lead, *layout.shapes[name])
+    sizes = [sum(map(math.prod, pieces)) for pieces in layout.pieces.values()]
+    tensors = {}
+    for (name, shape), numbers in zip(layout.shapes.items(), flat.split(sizes, -1), strict=True):
+        p, q = two_factors(layout, name, numbers)
+        tensors[name] = (p.mT @ q).reshape(*flat.shape[:-1], *shape)
     return tensors
 
 
-def _tucker(parts: list[Tensor]) -> Tensor:
-    """Returns core x_1 U_1 ... x_m U_m: each product removes the first axis and appends the full one at the end."""
-    tensor, *factors = parts
-    lead = tensor.shape[: tensor.ndim - len(factors)]
-    for factor in factors:
-        rest = tensor.shape[len(lead) + 1 :]
-        tensor = tensor.reshape(*lead, factor.shape[-2], -1).mT
-        # Outer products of rank 1 are memory-bound: a broadcast is faster than a batched matrix product.
-        tensor = tensor * factor if factor.shape[-2] == 1 else tensor @ factor
-        tensor = tensor.reshape(*lead, *rest, factor.shape[-1])
-    return tensor
+def two_factors(layout: Layout, name: str, numbers: Tensor, left_axis: int = 0) -> tuple[Tensor, Tensor]:
+    """Returns one tensor of each direction as a product of two matrices, one axis against the others.
 
+    Args:
+        layout: Shapes, ranks and form.
+        name: The tensor.
+        numbers: Its own part of the numbers, `[..., sum of its pieces]`.
+        left_axis: The one axis; 1 for polyadic matrices only.
 
-def _polyadic(parts: list[Tensor]) -> Tensor:
-    """Returns the sum over rank of outer products of the factors' rows."""
-    tensor = parts[0]
-    for factor in parts[1:]:
-        tensor = (tensor.unsqueeze(-1) * factor.unsqueeze(-2)).flatten(-2)
-    return tensor.sum(-2)
+    Returns:
+        P `[..., r, n_1]` and Q `[..., r, n_2 * ... * n_m]` with `D = P^T Q`; r is the rank of the one axis.
+    """
+    pieces, lead = layout.pieces[name], numbers.shape[:-1]
+    split = numbers.split([math.prod(piece) for piece in pieces], -1)
+    parts = [part.reshape(*lead, *piece) for part, piece in zip(split, pieces, strict=True)]
+    if not layout.shapes[name]:
+        return torch.ones_like(parts[0])[..., None, None], parts[0][..., None, None]
+    if layout.form == "cp":
+        parts = parts[left_axis:] + parts[:left_axis]
+        right = torch.ones_like(parts[0][..., :1]) if len(parts) == 1 else parts[1]
+        for factor in parts[2:]:
+            right = (right.unsqueeze(-1) * factor.unsqueeze(-2)).flatten(-2)
+        return parts[0], right
+    core, first, *rest = parts
+    # The first axis of the core is kept; each of the others is contracted in turn and appended at the end.
+    right = core.reshape(*lead, core.shape[len(lead)], -1)
+    for factor in rest:
+        right = right.unflatten(-1, (factor.shape[-2], -1)).transpose(-1, -2) @ factor.unsqueeze(-3)
+        right = right.flatten(-2)
+    return first, right
 
 
 def dense_matrix(layout: Layout, flat: Tensor) -> Tensor:
@@ -164,12 +174,12 @@ def dense_matrix(layout: Layout, flat: Tensor) -> Tensor:
     return torch.cat([t.reshape(*flat.shape[:-1], -1) for t in dense_tensors(layout, flat).values()], -1)
 
 
-def direction_norms(layout: Layout, matrix: Tensor, kind: str) -> Tensor:
-    """Returns the length of each direction.
+def direction_norms(layout: Layout, flat: Tensor, kind: str) -> Tensor:
+    """Returns the length of each direction, from its factors alone: `|P^T Q|^2 = sum of (P P^T) * (Q Q^T)`.
 
     Args:
-        layout: How n_w splits into tensors.
-        matrix: `[..., n_v, n_w]`.
+        layout: How the numbers are arranged.
+        flat: `[..., n_v, n_numbers]`.
         kind: 'l2', the Euclidean length over all parameters (Alg. 1 line 13); 'tensor_sum', the sum over
             tensors of their Frobenius norms, as the authors' code measured it.
 
@@ -179,12 +189,14 @@ def direction_norms(layout: Layout, matrix: Tensor, kind: str) -> Tensor:
     Raises:
         ValueError: An unknown kind.
     """
-    if kind == "l2":
-        return matrix.square().sum(-1).sqrt()
-    if kind == "tensor_sum":
-        sizes = [math.prod(shape) for shape in layout.shapes.values()]
-        return torch.stack([part.square().sum(-1).sqrt() for part in matrix.split(sizes, -1)]).sum(0)
-    raise ValueError(f"norm {kind!r} is unknown; expected 'l2' or 'tensor_sum'.")
+    if kind not in ("l2", "tensor_sum"):
+        raise ValueError(f"norm {kind!r} is unknown; expected 'l2' or 'tensor_sum'.")
+    sizes = [sum(map(math.prod, pieces)) for pieces in layout.pieces.values()]
+    squares = []
+    for name, numbers in zip(layout.shapes, flat.split(sizes, -1), strict=True):
+        p, q = two_factors(layout, name, numbers)
+        squares.append(((p @ p.mT) * (q @ q.mT)).sum((-2, -1)).clamp_min(0))
+    return sum(squares).sqrt() if kind == "l2" else sum(square.sqrt() for square in squares)
 
 
 @dataclass(frozen=True)
@@ -250,7 +262,7 @@ class TuckerDirections:
 
     def norms(self, kind: str = "l2") -> Tensor:
         """Returns the directions' lengths, `[..., n_v]`; see `direction_norms`."""
-        return direction_norms(self.layout, self.matrix(), kind)
+        return direction_norms(self.layout, self.flat, kind)
 
     def scaled(self, scale: Tensor) -> TuckerDirections:
         """Returns the directions times `scale [..., n_v]` (>= 0), shared evenly between core and factors."""

@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from l3d_core.gradients import select_parameters
 from l3d_core.l3d import L3DConfig
-from l3d_core.tucker import Layout, TuckerDirections, dense_tensors, resolve_ranks
+from l3d_core.tucker import Layout, TuckerDirections, resolve_ranks
 
 STAGES = ("gradients", "encode", "keep", "decode", "loss", "backward", "adam_", "normalise_")
 
@@ -320,6 +320,21 @@ class Textbook:
         self.v_out /= root[:, None] ** layout.shares().to(root)
 
     step = Published.step
+
+
+def dense_tensors(layout: Layout, numbers: Tensor) -> dict[str, Tensor]:
+    """Returns the full tensors `[n_v, *shape]` of each direction: the core times one factor after the other."""
+    tensors, n_v = {}, len(numbers)
+    flat = iter(numbers.split([math.prod(piece) for pieces in layout.pieces.values() for piece in pieces], -1))
+    for name, pieces in layout.pieces.items():
+        tensor, *factors = (next(flat).reshape(n_v, *piece) for piece in pieces)
+        for factor in factors:  # Each product removes the first axis and appends the full one at the end.
+            rest = tensor.shape[2:]
+            tensor = tensor.reshape(n_v, factor.shape[1], -1).mT
+            tensor = tensor * factor if factor.shape[1] == 1 else tensor @ factor
+            tensor = tensor.reshape(n_v, *rest, factor.shape[2])
+        tensors[name] = tensor
+    return tensors
 
 
 def dense_rows(layout: Layout, numbers: Tensor) -> Tensor:

@@ -25,8 +25,14 @@ ORDER = (
     ("gradients",),
     ("tucker",),
     ("l3d",),
+    ("bundles",),
+    ("directions", "plan"),
+    ("factors",),
+    ("cuts", "probe"),
     ("runs",),
+    ("step",),
     ("streams",),
+    ("batches",),
     ("training",),
     ("metrics",),
     ("intervention",),
@@ -41,7 +47,8 @@ ORDER = (
 )
 # These folders and the last step before the command line may import among themselves, though never in a circle.
 AMONG_THEMSELVES = ("baselines", "chapters", "figures", "check", "pages", "publish", "runner")
-MATHEMATICS = ("divergences", "references", "gradients", "tucker", "l3d", "runs", "streams", "training", "metrics",
+MATHEMATICS = ("divergences", "references", "gradients", "tucker", "l3d", "bundles", "directions", "plan", "factors",
+               "probe", "cuts", "runs", "step", "batches", "streams", "training", "metrics",
                "intervention")  # fmt: skip
 HEAVY = ("matplotlib", "seaborn", "pandas", "transformers", "torchvision", "datasets", "papermill", "IPython", "sphinx")
 
@@ -132,8 +139,11 @@ def test_body_lines_leave_the_docstring_out():
 def test_the_package_is_small():
     mathematics = sum(n_lines(PACKAGE / f"{name}.py") for name in MATHEMATICS)
     package = sum(map(n_lines, MODULES))
-    assert mathematics <= 2000
-    assert package <= 5500
+    # Two paths, written-out derivatives, factors of gradients, their plan and parts cut off a model: twice as much as
+    # a step that forms all and leaves the derivatives to autograd.
+    assert mathematics <= 4000
+    # The chapters, their figures and the benchmark's page grow with what is shown, not with what is computed.
+    assert package <= 7500
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))

@@ -175,13 +175,12 @@ class SuperpositionResult(NamedTuple):
 def _jobs(settings: SuperpositionSettings) -> dict[str, dict[str, Any]]:
     """Returns the stacks to run by name, longest first, each combination of settings and target once.
 
-    Larger models come one variant at a time, to share the cores; what `main` has is not run again.
+    What `main` has is not run again.
     """
     jobs: dict[str, dict[str, Any]] = {}
     for size in sorted(settings.sizes[1:], reverse=True):
-        for name, variant in _scaled(settings, size[0]).items():
-            key = f"size-{size[0]}-{size[1]}-{name}"
-            jobs[key] = {"variants": {name: variant}, "seeds": settings.size_seeds, "size": size}
+        variants = _scaled(settings, size[0])
+        jobs[f"size-{size[0]}-{size[1]}"] = {"variants": variants, "seeds": settings.size_seeds, "size": size}
     kinds = {
         f"{name} {kind}": Variant(replace(variant.config, reference=kind), variant.divergence)
         for name, variant in settings.variants.items()
@@ -225,7 +224,7 @@ def _sizes(settings: SuperpositionSettings, done: dict[str, Study]) -> dict[str,
     sizes = {f"{first[0]}-{first[1]}": _beside(*own)}
     for size in larger:
         key = f"{size[0]}-{size[1]}"
-        sizes[key] = _beside(*(done[f"size-{key}-{name}"] for name in _scaled(settings, size[0])))
+        sizes[key] = done[f"size-{key}"]
     return sizes
 
 
