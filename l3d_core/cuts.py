@@ -111,7 +111,14 @@ def cut_head(target: Target, inputs: Tensor, divergence: Divergence) -> tuple[Ta
         y = y.flatten(1, -2) if y.ndim > 2 else y.unsqueeze(1)
         found.append([part @ weight for part in divergence.parts(y)])
     own, other = (torch.cat(parts)[None] for parts in zip(*found, strict=True))
-    return _changed(target, {last[0]: nn.Identity()}), Head(own, other)
+    cut = _changed(target, {last[0]: nn.Identity()})
+    try:  # The layer may be used under another name, or looked into.
+        h, y = (model_outputs(t.module, _weights(t), inputs[:2]) for t in (cut, target))
+        if not torch.allclose(layer(h), y):
+            return None
+    except (RuntimeError, AttributeError, ValueError, TypeError, IndexError):
+        return None
+    return cut, Head(own, other)
 
 
 def _batched(out: Any, n: int) -> bool:
@@ -119,6 +126,13 @@ def _batched(out: Any, n: int) -> bool:
     if isinstance(out, tuple):
         return any(isinstance(part, Tensor) for part in out) and all(part is None or _batched(part, n) for part in out)
     return isinstance(out, Tensor) and out.ndim > 0 and len(out) == n
+
+
+def _discrete(out: Any) -> bool:
+    """Returns whether an output holds numbers that cannot be NaN, such as masks."""
+    if isinstance(out, tuple):
+        return any(_discrete(part) for part in out)
+    return out is not None and not out.is_floating_point()
 
 
 def _map(function: Any, *outs: Any) -> Any:
@@ -163,6 +177,16 @@ class Prefix:
                 hook.remove()
         return {path: o if path in self.needed else _map(_hollow, o) for path, o in out.items()}
 
+    @torch.no_grad()
+    def holds(self, inputs: Tensor) -> bool:
+        """Returns whether all outputs are the whole model's, asked for in another order than they were stored in."""
+        for chosen in torch.arange(len(inputs), device=inputs.device).flip(0).split(CHUNK):
+            self.at(chosen)
+            short, whole = (model_outputs(t.module, _weights(t), inputs[chosen]) for t in (self.target, self.whole))
+            if not torch.allclose(short, whole, rtol=1e-4, atol=1e-6):
+                return False
+        return True
+
     def at(self, chosen: Tensor) -> None:
         """Sets the stored outputs to those of the chosen inputs `[n]`."""
         for path, part in self.parts.items():
@@ -191,7 +215,7 @@ def cut_prefix(target: Target, inputs: Tensor, limit: int) -> Prefix | None:
         for path in paths:  # An output that later parts do not read may as well be nothing.
             few.at(at)
             few.parts[path].value = _map(lambda t: torch.full_like(t, torch.nan), few.stored[path])
-            if not torch.isfinite(model_outputs(few.target.module, weights, x)).all():
+            if _discrete(few.stored[path]) or not torch.isfinite(model_outputs(few.target.module, weights, x)).all():
                 needed.append(path)
         few.at(at)
         for path in set(paths) - set(needed):
@@ -202,7 +226,10 @@ def cut_prefix(target: Target, inputs: Tensor, limit: int) -> Prefix | None:
     each: list[int] = []
     for path in needed:
         _map(lambda t: each.append(t[0].numel()), few.stored[path])
-    return Prefix(target, inputs, paths, needed) if same and needed and sum(each) * len(inputs) <= limit else None
+    if not same or not needed or sum(each) * len(inputs) > limit:
+        return None
+    prefix = Prefix(target, inputs, paths, needed)
+    return prefix if prefix.holds(inputs) else None
 
 
 def _done_before(target: Target, x: Tensor) -> list[str]:

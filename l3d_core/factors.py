@@ -77,8 +77,10 @@ def _conv2d(x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1) -> 
     return [Part(weight, 0, columns.mT), Part(bias, None)]
 
 
-def _embedding(index: Tensor, weight: Tensor, *_: Any, **__: Any) -> list[Part]:
-    return [Part(weight, 1, index)]
+def _embedding(index: Tensor, weight: Tensor, padding_idx: int | None = None, **options: Any) -> list[Part]:
+    # A padded row, rows cut to a length and gradients divided by frequency are other gradients than the factors'.
+    plain = padding_idx is None and not any(options.get(k) for k in ("max_norm", "scale_grad_by_freq", "sparse"))
+    return [Part(weight, 1, index)] if plain else []
 
 
 _PRODUCTS = (torch.matmul, torch.mm, Tensor.matmul, Tensor.__matmul__, Tensor.mm)
@@ -120,9 +122,11 @@ class _Watch(TorchFunctionMode):
         whole: Names of tensors used in an operation that no rule covers.
     """
 
-    def __init__(self, w: dict[str, Tensor], n: int, zeros: list[Tensor] | None = None) -> None:
+    def __init__(
+        self, w: dict[str, Tensor], n: int, zeros: list[Tensor] | None = None, expected: list[Use] | None = None
+    ) -> None:
         super().__init__()
-        self.names, self.n, self.zeros = {id(t): name for name, t in w.items()}, n, zeros
+        self.names, self.n, self.zeros, self.expected = {id(t): name for name, t in w.items()}, n, zeros, expected
         self.uses: list[Use] = []
         self.rows: list[list[Tensor | None]] = []
         self.whole: set[str] = set()
@@ -146,6 +150,8 @@ class _Watch(TorchFunctionMode):
 
     def _fits(self, part: Part, out: Tensor, func: Callable) -> bool:
         """Returns whether a part is of the form the factors are made for."""
+        if part.tensor.ndim == 0 or out.ndim == 0:
+            return False
         channels = out.shape[1] if func in CHANNELS_SECOND and out.ndim > 1 else out.shape[-1]
         length = part.tensor.shape[part.left_axis or 0]
         plain = part.left_axis is not None or part.tensor.ndim == 1
@@ -156,15 +162,15 @@ class _Watch(TorchFunctionMode):
         shared = out.shape[0] == 1 and self.n > 1
         shape = tuple(out.shape[1:]) if shared or out.shape[0] == self.n else (out.shape[0] // self.n, *out.shape[1:])
         names = tuple((self.names[id(part.tensor)], part.left_axis) for part in parts)
+        if self.expected is not None:
+            # Whether an axis is that of the inputs can depend on how many there are: what was seen first counts.
+            due = self.expected[len(self.uses)] if len(self.uses) < len(self.expected) else None
+            if due is None or (due.parts, due.shape) != (names, shape):
+                return out
         self.uses.append(Use(names, shape, shared, channels_second))
         self.rows.append([part.rows for part in parts])
         if self.zeros is None:
             return out
-        if len(self.uses) > len(self.zeros):
-            raise RuntimeError(
-                f"the model used {names[0][0]!r} more often than on its first inputs; expected the same operations for "
-                "any number of inputs. Decompose fewer parameters."
-            )
         zero = self.zeros[len(self.uses) - 1]
         return out + (zero if shared else zero.reshape(out.shape))
 
@@ -176,10 +182,16 @@ def _run(
     module: nn.Module, uses: list[Use], zeros: list[Tensor], w: dict, rest: dict, x: Tensor
 ) -> tuple[Tensor, Rows]:
     """Returns outputs `[n, n_positions, n_o]` and the parts' rows by use and part, of one model."""
-    with _Watch(w, len(x), zeros) if uses else nullcontext() as watch:
+    with _Watch(w, len(x), zeros, uses) if uses else nullcontext() as watch:
         y = model_outputs(module, w | rest, x)
     rows = {}
     if watch is not None:
+        if len(watch.uses) != len(uses):
+            missing = uses[len(watch.uses)].parts[0][0]
+            raise RuntimeError(
+                f"the model did not use {missing!r} as on its first inputs; expected the same operations for all "
+                "inputs. Decompose fewer parameters."
+            )
         rows = {(u, p): r for u, parts in enumerate(watch.rows) for p, r in enumerate(parts) if r is not None}
     return y.flatten(1, -2) if y.ndim > 2 else y.unsqueeze(1), rows
 
@@ -244,7 +256,10 @@ class Linearised:
         batched = batched.flatten(1, -3).unflatten(1, self._outputs.shape[:-2])
         found = torch.autograd.grad(
             self._outputs, self._zeros, batched if several else batched[0], retain_graph=True, is_grads_batched=several,
+            allow_unused=True,
         )  # fmt: skip
+        empty = cotangents.new_zeros(len(batched), 1)  # Of a use that does not reach the output.
+        found = [empty.expand(-1, z.numel()) if g is None else g for g, z in zip(found, self._zeros, strict=True)]
         return [self._shaped(use, g, cotangents.shape) for use, g in zip(self.uses, found, strict=True)]
 
     def _shaped(self, use: Use, g: Tensor, shape: torch.Size) -> Tensor:
@@ -279,6 +294,6 @@ class Linearised:
                     right.append(scaled.new_ones(*self.lead, 1, 1))
         if len(left) == 1:
             return left[0], right[0]
-        if self.uses and left[0].shape[3] == 1 and right[0].shape[-1] == 1:
+        if len(self.target.shapes[name]) == 1:
             return sum(left), right[0]
         return torch.cat(left, 3), torch.cat(right, 2)

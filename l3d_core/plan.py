@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor
@@ -142,8 +143,13 @@ def make_plan(
     """
     if memory_gib is not None and not memory_gib > 0:
         raise ValueError(f"memory_gib is {memory_gib}; expected a budget above 0, or None for the machine's.")
-    if operand_dtype is not None and not operand_dtype.is_floating_point:
+    if operand_dtype is not None and not (isinstance(operand_dtype, torch.dtype) and operand_dtype.is_floating_point):
         raise ValueError(f"operand_dtype is {operand_dtype}; expected a floating-point type such as torch.bfloat16.")
+    for pattern in paths or {}:
+        if not any(fnmatchcase(name, pattern) for name in layout.shapes):
+            raise ValueError(
+                f"no parameter matches the path pattern {pattern!r}; expected one of {list(layout.shapes)}."
+            )
     budget = (available_gib(like.device) if memory_gib is None else memory_gib) * GIB
     ways = [bundle_tensors(layout, facts, sizes.n_positions, paths, padded=padded) for padded in (False, True)]
     itemsize = like.element_size()

@@ -33,7 +33,10 @@ def find_uses(target: Target, x: Tensor) -> tuple[list[Use], dict[str, Fact | No
                 one = Fact(one.left_axis, one.n_rows + before.n_rows) if one.left_axis == before.left_axis else None
             facts[name] = one if before is not None or name not in facts else None
     facts = {name: None if name in watch.whole else facts.get(name) for name in target.w0}
-    if not _agree(target, watch.uses, facts, x):
+    # What is an axis of the inputs goes with their number.
+    with torch.no_grad(), watch_uses(target, len(x) + 1) as more:
+        model_outputs(target.module, more.weights, torch.cat([x, x[:1]]))
+    if more.uses != watch.uses or more.whole != watch.whole or not _agree(target, watch.uses, facts, x):
         facts = dict.fromkeys(facts)
     return watch.uses if any(facts.values()) else [], facts
 
@@ -56,13 +59,16 @@ def _agree(target: Target, uses: list[Use], facts: dict[str, Fact | None], x: Te
         cotangents = torch.zeros_like(y[None])
         cotangents[0, n, position] = torch.linspace(-1, 2, y.shape[-1], dtype=y.dtype, device=y.device)
         pulled = linear.pull(cotangents)
-        whole = torch.autograd.grad(y, list(w.values()), cotangents[0], retain_graph=True)
+        whole = torch.autograd.grad(y, list(w.values()), cotangents[0], retain_graph=True, allow_unused=True)
+        whole = [torch.zeros_like(w[name]) if g is None else g for name, g in zip(names, whole, strict=True)]
         total = sum(float(g.square().sum()) for g in whole) ** 0.5
         for name, g in zip(names, whole, strict=True):
             left, right = linear.factors(pulled, name)
             made = left[0, n, position].mT @ right[0, n]
             made = made.mT if facts[name].left_axis == 1 else made
             eps = torch.finfo(g.dtype).eps
+            if made.numel() != g.numel():
+                return False
             if not float((made.reshape(g.shape) - g).norm()) <= eps**0.5 * float(g.norm()) + 64 * eps * total:
                 return False
     return True

@@ -97,7 +97,7 @@ def train_block_(program: Program, state: dict[str, Tensor], stepper: Stepper, b
     epoch, first = int(state["epoch"]), int(state["step"])
     with torch.no_grad():
         done = [stepper.step_(batch, epoch, first + b) for b, batch in enumerate(batches)]
-        recon_sq = torch.stack([recon for recon, _ in done], 1)
+        recon_sq = torch.stack([recon for recon, _ in done], 1).clamp_min_(0)  # Rounding may leave it below.
         recon_norm = recon_sq.clamp_min(torch.finfo(recon_sq.dtype).tiny).sqrt()
         kept = torch.stack([kept for _, kept in done], 1).sum((1, 3))
     if not (torch.isfinite(recon_sq).all() and torch.isfinite(stepper.numbers).all()):
