@@ -32,7 +32,7 @@ def _cotangents(program: Program, draws: EpochDraws, i: int, y: Tensor) -> Tenso
     Where the model's last layer is cut off, y is what that layer gets, and so is what is returned.
     """
     block, head = program.blocks[i], program.head
-    chosen = draws.order[:, block.start : block.start + block.n_batches * block.size]
+    chosen = draws.order[:, block.inputs]
     shape = (len(y), block.n_batches, block.size * program.n_positions, y.shape[-1])
     if head is not None:
         own, other = (_take(part, chosen).reshape(shape) for part in head)
@@ -72,10 +72,7 @@ class Gradients:
             return
         y = program.linear.outputs
         ordered = _take(y, draws.order, self.rooms, "outputs")
-        parts = [
-            _cotangents(program, draws, i, ordered[:, b.start : b.start + b.n_batches * b.size])
-            for i, b in enumerate(program.blocks)
-        ]
+        parts = [_cotangents(program, draws, i, ordered[:, b.inputs]) for i, b in enumerate(program.blocks)]
         places = draws.order + torch.arange(len(ordered), device=y.device)[:, None] * ordered.shape[1]
         cotangents = _room(self.rooms, ("cotangents", *ordered.shape), ordered)
         cotangents.flatten(0, 1).index_copy_(0, places.flatten(), torch.cat(parts, 1).flatten(0, 1))
@@ -87,8 +84,7 @@ class Gradients:
 
     def _chosen(self, i: int) -> Tensor:
         """Returns the inputs of block i, `[n_sources, n]`."""
-        block = self.program.blocks[i]
-        return self.draws.order[:, block.start : block.start + block.n_batches * block.size]
+        return self.draws.order[:, self.program.blocks[i].inputs]
 
     def _factors(self, linear: Linearised, cotangents: Tensor) -> list[tuple[Tensor, Tensor] | None]:
         """Returns each bundle's factors, left and right; None for one whose gradients come whole."""
@@ -107,9 +103,7 @@ class Gradients:
             made = self._factors(linear, cotangents)
             whole = _whole_gradients(program, x, cotangents)
         else:
-            block = program.blocks[i]
-            part = slice(block.start, block.start + block.n_batches * block.size)
-            made = [tuple(side[:, part] for side in sides) for sides in made]
+            made = [tuple(side[:, program.blocks[i].inputs] for side in sides) for sides in made]
         block, rows, total = program.blocks[i], [], 0
         for bundle, parts in zip(self.bundles, made, strict=True):
             if parts is None:
@@ -138,7 +132,7 @@ def _sides(
 
     Returns:
         Left `[n_sources, n, n_tensors, n_positions * n_rows, left]`: output gradients; and right
-        `[n_sources or 1, n, n_tensors, n_rows, right]`: activations; or the other way round where a tensor of one
+        `[n_sources, n, n_tensors, n_rows, right]`: activations; or the other way round where a tensor of one
         row is turned.
     """
     n_sources, n = program.plan.sizes.n_sources, linear.lead[1]

@@ -8,6 +8,8 @@ terms are computed once for each input, and fresh references cost no work of the
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 
 from .divergences import Divergence
 from .factors import watch_uses
-from .gradients import Target, model_outputs
+from .gradients import Target, by_position, model_outputs
 
 CHUNK = 32
 
@@ -80,6 +82,17 @@ def _weights(target: Target) -> dict[str, Tensor]:
     return {name: t[0] for name, t in (target.w0 | target.rest).items()}
 
 
+@contextmanager
+def _noting(modules: dict[str, nn.Module], note: Callable[[str, Any], Any]) -> Iterator[None]:
+    """Calls `note(path, output)` whenever one of the modules has run."""
+    hooks = [m.register_forward_hook(lambda _m, _i, out, path=path: note(path, out)) for path, m in modules.items()]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 @torch.no_grad()
 def cut_head(target: Target, inputs: Tensor, divergence: Divergence) -> tuple[Target, Head] | None:
     """Returns the model without its last linear layer, and what that layer passes back; None where there is none.
@@ -91,14 +104,8 @@ def cut_head(target: Target, inputs: Tensor, divergence: Divergence) -> tuple[Ta
     """
     calls: list[tuple[str, Tensor]] = []
     linear = {name: m for name, m in target.module.named_modules() if type(m) is nn.Linear}
-    hooks = [
-        m.register_forward_hook(lambda _m, _i, out, name=name: calls.append((name, out))) for name, m in linear.items()
-    ]
-    try:
+    with _noting(linear, lambda name, out: calls.append((name, out))):
         y = model_outputs(target.module, _weights(target), inputs[:2])
-    finally:
-        for hook in hooks:
-            hook.remove()
     last = [name for name, out in calls if out is y]
     if len(last) != 1 or [name for name, _ in calls].count(last[0]) != 1 or divergence.parts is None:
         return None
@@ -107,8 +114,7 @@ def cut_head(target: Target, inputs: Tensor, divergence: Divergence) -> tuple[Ta
         return None
     weight, found = layer.weight.detach(), []
     for x in inputs.split(CHUNK):
-        y = model_outputs(target.module, _weights(target), x)
-        y = y.flatten(1, -2) if y.ndim > 2 else y.unsqueeze(1)
+        y = by_position(model_outputs(target.module, _weights(target), x))
         found.append([part @ weight for part in divergence.parts(y)])
     own, other = (torch.cat(parts)[None] for parts in zip(*found, strict=True))
     cut = _changed(target, {last[0]: nn.Identity()})
@@ -165,16 +171,8 @@ class Prefix:
         """Returns the replaced modules' outputs on some inputs; of those not needed, nothing but their shape."""
         out: dict[str, Any] = {}
         modules = {path: self.whole.module.get_submodule(path) for path in self.parts}
-        hooks = [
-            m.register_forward_hook(lambda _m, _i, o, path=path: out.__setitem__(path, o))
-            for path, m in modules.items()
-        ]
-        try:
-            with torch.no_grad():
-                model_outputs(self.whole.module, _weights(self.whole), x)
-        finally:
-            for hook in hooks:
-                hook.remove()
+        with torch.no_grad(), _noting(modules, out.__setitem__):
+            model_outputs(self.whole.module, _weights(self.whole), x)
         return {path: o if path in self.needed else _map(_hollow, o) for path, o in out.items()}
 
     @torch.no_grad()
@@ -243,11 +241,7 @@ def _done_before(target: Target, x: Tensor) -> list[str]:
             done[path] = not watch.uses and not watch.whole and _batched(out, len(x))
 
         modules = {path: m for path, m in target.module.named_modules() if path}
-        hooks = [m.register_forward_hook(lambda _m, _i, out, path=path: note(path, out)) for path, m in modules.items()]
-        try:
+        with _noting(modules, note):
             model_outputs(target.module, watch.weights, x)
-        finally:
-            for hook in hooks:
-                hook.remove()
     found = [path for path in calls if done[path] and calls.count(path) == 1]
     return [path for path in found if not any(path.startswith(other + ".") for other in found)]

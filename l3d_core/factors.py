@@ -18,7 +18,7 @@ from torch.func import vmap
 from torch.nn import functional as F  # noqa: N812
 from torch.overrides import TorchFunctionMode
 
-from .gradients import Target, model_outputs
+from .gradients import Target, by_position, model_outputs
 
 
 class Part(NamedTuple):
@@ -193,7 +193,7 @@ def _run(
                 "inputs. Decompose fewer parameters."
             )
         rows = {(u, p): r for u, parts in enumerate(watch.rows) for p, r in enumerate(parts) if r is not None}
-    return y.flatten(1, -2) if y.ndim > 2 else y.unsqueeze(1), rows
+    return by_position(y), rows
 
 
 def watch_uses(target: Target, n: int) -> _Watch:
@@ -212,7 +212,7 @@ class Linearised:
     """
 
     def __init__(self, target: Target, uses: list[Use], x: Tensor) -> None:
-        self.target, self.uses, self.n = target, uses, x.shape[1]
+        self.target, self.uses = target, uses
         like, many = next(iter(target.w0.values())), target.n_models > 1
         self.lead = x.shape[:2]
         run = partial(_run, target.module, uses)

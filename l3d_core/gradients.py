@@ -129,6 +129,11 @@ def model_outputs(module: nn.Module, w: dict[str, Tensor], x: Tensor) -> Tensor:
     return out
 
 
+def by_position(y: Tensor) -> Tensor:
+    """Returns one model's outputs `[n, ..., n_o]` as `[n, n_positions, n_o]`."""
+    return y.flatten(1, -2) if y.ndim > 2 else y.unsqueeze(1)
+
+
 def _first(named: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: w[0] for name, w in named.items()}
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .bundles import Fact
 from .factors import Linearised, Use, watch_uses
-from .gradients import Target, model_outputs
+from .gradients import Target, by_position, model_outputs
 
 
 def find_uses(target: Target, x: Tensor) -> tuple[list[Use], dict[str, Fact | None]]:
@@ -53,7 +53,7 @@ def _agree(target: Target, uses: list[Use], facts: dict[str, Fact | None], x: Te
     w = {name: one.w0[name][0].detach().requires_grad_() for name in names}
     with torch.enable_grad():
         y = model_outputs(target.module, {k: t[0] for k, t in (one.w0 | one.rest).items()} | w, x)
-        y = y.flatten(1, -2) if y.ndim > 2 else y.unsqueeze(1)
+        y = by_position(y)
     linear = Linearised(one, uses, x[None])
     for n, position in {(0, y.shape[1] - 1), (len(x) - 1, y.shape[1] // 2)}:
         cotangents = torch.zeros_like(y[None])

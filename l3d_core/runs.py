@@ -56,6 +56,11 @@ class Block(NamedTuple):
     n_batches: int
     size: int
 
+    @property
+    def inputs(self) -> slice:
+        """Where its inputs lie in the epoch's order."""
+        return slice(self.start, self.start + self.n_batches * self.size)
+
 
 class EpochDraws(NamedTuple):
     """One epoch's order of inputs `[n_sources, n]` and reference partners, one tensor per block."""
@@ -165,15 +170,9 @@ def _groups(runs: Sequence[Run], divergences: list[Divergence], device: torch.de
 def _key(program: Program) -> str:
     """Returns a hash of all that determines the result."""
     inputs = {id(run.inputs): run.inputs for run in program.runs}
+    at = list(inputs)
     facts = [
-        [
-            asdict(run.config),
-            divergence.name,
-            run.seed,
-            run.batch_seed,
-            layout.ranks,
-            list(inputs).index(id(run.inputs)),
-        ]
+        [asdict(run.config), divergence.name, run.seed, run.batch_seed, layout.ranks, at.index(id(run.inputs))]
         for run, layout, divergence in zip(program.runs, program.layouts, program.divergences, strict=True)
     ]
     tensors = [*program.whole.w0.values(), *program.whole.rest.values(), *inputs.values()]

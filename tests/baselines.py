@@ -302,16 +302,6 @@ class Textbook:
         """Returns the error's sum of squares over that of the gradients."""
         return (g - g_hat).square().sum() / g.square().sum()
 
-    def backward(self, loss: Tensor) -> None:
-        """Forms the gradients of all numbers."""
-        self.optimiser.zero_grad()
-        loss.backward()
-
-    def adam_(self, lr: float) -> None:
-        """Takes the optimiser's step."""
-        self.optimiser.param_groups[0]["lr"] = lr
-        self.optimiser.step()
-
     @torch.no_grad()
     def normalise_(self) -> None:
         """Divides all V_out by the root of the sum of their tensors' norms, at once."""
@@ -319,7 +309,7 @@ class Textbook:
         root = sum(t.flatten(1).norm(dim=1) for t in dense_tensors(layout, self.v_out).values()).sqrt()
         self.v_out /= root[:, None] ** layout.shares().to(root)
 
-    step = Published.step
+    backward, adam_, step = Published.backward, Published.adam_, Published.step
 
 
 def dense_tensors(layout: Layout, numbers: Tensor) -> dict[str, Tensor]:
