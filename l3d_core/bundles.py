@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
+from torch import Tensor
+
 from .tucker import Layout
 
 PATHS = ("dense", "factored")
@@ -242,3 +244,27 @@ def choose_path(bundle: Bundle, sizes: Sizes, pin: str | None = None) -> list[Bu
     ]
     best = [min((w for w in ways if w.path == path), key=lambda w: w.flops(sizes)) for path in paths]
     return sorted(best, key=lambda w: w.flops(sizes))
+
+
+def piece_shapes(bundle: Bundle, layout: Layout) -> list[tuple[int, ...]]:
+    """Returns the shapes of a direction's pieces of one tensor: left factor, core, right factor; or all in one."""
+    (r_left, r_right), left, right = bundle.ranks, bundle.left, bundle.right
+    if bundle.matrix:
+        return [(r_left, left), (r_left, r_right), (r_right, right)]
+    return [(sum(map(math.prod, layout.pieces[bundle.names[0]])),)]
+
+
+def leading(bundle: Bundle, sizes: Sizes) -> tuple[int, ...]:
+    """Returns the axes before a piece's own: source, tensor, run of the source, encoder or decoder, direction.
+
+    On the dense path, where the tensors of a bundle are parts of one long row, the tensor comes last.
+    """
+    first, last = (1, bundle.n_tensors) if bundle.path == "dense" else (bundle.n_tensors, 1)
+    return (sizes.n_sources, first, sizes.n_shared, 2, sizes.n_v, last)
+
+
+def cut(bundle: Bundle, layout: Layout, sizes: Sizes, flat: Tensor) -> list[Tensor]:
+    """Returns a bundle's part of a flat buffer as its pieces, axes as in `leading` and then the piece's own."""
+    lead, shapes = leading(bundle, sizes), piece_shapes(bundle, layout)
+    parts = flat.split([math.prod(lead) * math.prod(shape) for shape in shapes])
+    return [part.view(*lead, *shape) for part, shape in zip(parts, shapes, strict=True)]

@@ -5,46 +5,30 @@ P is the left factor, Q the core times the others. Buffers and views are made on
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
-from .bundles import Bundle, Sizes
+from .bundles import Bundle, Sizes, cut, leading
 from .tucker import Layout, two_factors
 
 # The gradients of one batch of one bundle: whole `[n_sources, n_tensors * left * right, n_s]`, or output gradients
 # `[n_sources * n_tensors, left, n_s * n_rows]` and activations `[n_sources * n_tensors, right, n_inputs * n_rows]`.
 Rows = Tensor | tuple[Tensor, Tensor]
+# CPUs write rows of fewer numbers than a vector register holds several times slower than long ones. With more matrices
+# than a few, it pays to compute the transposed product and copy it.
+NARROW, FEW = 16, 8
 
 
-def piece_shapes(bundle: Bundle, layout: Layout) -> list[tuple[int, ...]]:
-    """Returns the shapes of a direction's pieces of one tensor: left factor, core, right factor; or all in one."""
-    (r_left, r_right), left, right = bundle.ranks, bundle.left, bundle.right
-    if bundle.matrix:
-        return [(r_left, left), (r_left, r_right), (r_right, right)]
-    return [(sum(map(math.prod, layout.pieces[bundle.names[0]])),)]
-
-
-def leading(bundle: Bundle, sizes: Sizes) -> tuple[int, ...]:
-    """Returns the axes before a piece's own: source, tensor, run of the source, encoder or decoder, direction.
-
-    On the dense path, where the tensors of a bundle are parts of one long row, the tensor comes last.
-    """
-    first, last = (1, bundle.n_tensors) if bundle.path == "dense" else (bundle.n_tensors, 1)
-    return (sizes.n_sources, first, sizes.n_shared, 2, sizes.n_v, last)
-
-
-def cut(bundle: Bundle, layout: Layout, sizes: Sizes, flat: Tensor) -> list[Tensor]:
-    """Returns a bundle's part of a flat buffer as its pieces, axes as in `leading` and then the piece's own."""
-    lead, shapes = leading(bundle, sizes), piece_shapes(bundle, layout)
-    parts = flat.split([math.prod(lead) * math.prod(shape) for shape in shapes])
-    return [part.view(*lead, *shape) for part, shape in zip(parts, shapes, strict=True)]
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """Returns a batched matrix product, perhaps as a transposed view."""
+    narrow = a.is_cpu and len(a) > FEW and b.shape[-1] < NARROW
+    return torch.bmm(b.mT, a.mT).mT if narrow else torch.bmm(a, b)
 
 
 def product_(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
     """Returns `out`, now a batched matrix product; its precision may be higher than the operands'."""
-    return torch.bmm(a, b, out=out) if a.dtype == out.dtype else out.copy_(torch.bmm(a, b))
+    direct = a.dtype == out.dtype and not (out.is_cpu and len(out) > FEW and out.shape[-1] < NARROW)
+    return torch.bmm(a, b, out=out) if direct else out.copy_(product(a, b))
 
 
 class Tensors:
@@ -272,8 +256,8 @@ class Tensors:
             whole = whole.reshape(*h.shape[:3], *self.gram_p.shape[1:])
             for gram in (self.gram_p, self.gram_q):
                 gram.view(*self.lead[:3], *gram.shape[1:]).mul_(whole)
-            self.out["grad_p"].add_(torch.bmm(self.gram_q, self.out["p"]))
-            self.out["grad_q"].add_(torch.bmm(self.gram_p, self.out["q"]))
+            self.out["grad_p"].add_(product(self.gram_q, self.out["p"]))
+            self.out["grad_q"].add_(product(self.gram_p, self.out["q"]))
             return
         torch.bmm(h.expand(*self.lead[:3], -1, -1).flatten(0, 2), self.d_out, out=self.grad_d_out)
         p, q, grad_p, grad_q = (self._decoder_factors(name) for name in ("p", "q", "grad_p", "grad_q"))

@@ -15,7 +15,8 @@ from .tucker import Rank
 
 # The smallest number above zero of each precision: a bound that zeros do not reach.
 SMALLEST = {torch.float64: 2.0**-1074, torch.float32: 2.0**-149, torch.bfloat16: 2.0**-133, torch.float16: 2.0**-24}
-
+# The whole numbers that their bits spell.
+BITS = {torch.float64: numpy.int64, torch.float32: numpy.int32}
 
 # Among so few coefficients they are found in the fewest calls.
 FEW = 2048
@@ -131,24 +132,29 @@ def keep_largest(z: Tensor, k_count: int | Tensor, dense: Tensor | None = None, 
         z: `[n_runs, n_v, n_s]`, or with samples first.
         k_count: One number for all, or `[n_runs]`.
         dense: Which runs keep everything, `[n_runs]`; None for none.
-        most: The largest k_count, if known: to read it from a GPU would wait for it.
+        most: The largest k_count, if known: to look for it takes time, on a GPU most of all.
 
     Returns:
         1 where kept and 0 elsewhere, shape and type of z: a mask to multiply with.
     """
     size = z.abs().flatten(1)
-    if size.numel() < FEW and isinstance(k_count, int):
-        bound = size.topk(k_count).values[:, -1:]
-    elif size.device.type == "cpu" and size.dtype in (torch.float32, torch.float64):
-        # NumPy selects with vector instructions, several times faster than torch on a CPU.
-        places = {size.shape[1] - k for k in ([k_count] if isinstance(k_count, int) else k_count.tolist())}
-        ordered = torch.from_numpy(numpy.partition(size.numpy(), sorted(places), axis=1))
-        at = size.shape[1] - k_count
-        bound = ordered[:, at, None] if isinstance(at, int) else ordered.gather(1, at[:, None])
-    elif isinstance(k_count, int):
-        bound = size.kthvalue(size.shape[1] - k_count + 1, keepdim=True).values
+    one = isinstance(k_count, int)
+    most = k_count if one else most or int(k_count.max())
+    if size.numel() < FEW and one:
+        bound = size.topk(most).values[:, -1:]
+    elif size.device.type == "cpu" and size.dtype in BITS:
+        # Positive numbers are ordered as their bits are, and NumPy selects whole numbers with vector instructions.
+        plain = size.numpy()
+        largest = numpy.partition(plain.view(BITS[size.dtype]), -most, axis=1)[:, -most:]
+        if one:
+            bound = torch.from_numpy(largest[:, :1].view(plain.dtype))
+        else:
+            largest.sort(axis=1)
+            bound = torch.from_numpy(largest.view(plain.dtype)).gather(1, most - k_count[:, None])
+    elif one:
+        bound = size.kthvalue(size.shape[1] - most + 1, keepdim=True).values
     else:
-        bound = size.topk(most or int(k_count.max())).values.gather(1, k_count[:, None] - 1)
+        bound = size.topk(most).values.gather(1, k_count[:, None] - 1)
     bound = bound.clamp_min(SMALLEST[z.dtype])
     if dense is not None:
         bound = torch.where(dense[:, None], -1, bound)

@@ -116,23 +116,23 @@ class Program:
         summed = self._tensor([c.v_out_norm == "tensor_sum" for c in configs], torch.bool)
         self.any_tensor_sum, self.all_tensor_sum = bool(summed.any()), bool(summed.all())
         self.tensor_sum = summed.view(sizes.n_sources, 1, sizes.n_shared, 1, 1)
-        self._k: dict[int, int | Tensor] = {}
+        self._k: dict[int, tuple[int | Tensor, int]] = {}
         self._dense: tuple[int, Tensor | None] = (-1, None)
         self.key = _key(self)
 
     def _tensor(self, values: list, dtype: torch.dtype | None = None) -> Tensor:
         return torch.tensor(values, device=self.device, dtype=dtype or self.dtype)
 
-    def k_count(self, n_s: int) -> int | Tensor:
-        """Returns how many coefficients each run keeps of a batch of n_s samples: `[n_runs]`, or one number for all."""
+    def k_count(self, n_s: int) -> tuple[int | Tensor, int]:
+        """Returns how many coefficients each run keeps of a batch of n_s samples, and the most that any run does.
+
+        The first is one number if all keep as many, else `[n_runs]`.
+        """
         if n_s not in self._k:
             counts = [run.config.k_count(n_s) for run in self.runs]
-            self._k[n_s] = counts[0] if len(set(counts)) == 1 else self._tensor(counts, torch.long)
+            most = max(counts)
+            self._k[n_s] = (most if min(counts) == most else self._tensor(counts, torch.long), most)
         return self._k[n_s]
-
-    def k_most(self, n_s: int) -> int:
-        """Returns the largest number of coefficients that a run keeps of a batch of n_s samples."""
-        return max(run.config.k_count(n_s) for run in self.runs)
 
     def dense_runs(self, epoch: int) -> Tensor | None:
         """Returns which runs keep every coefficient in this epoch, `[n_runs]`; None for none."""

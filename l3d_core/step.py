@@ -14,8 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .bundles import Bundle
-from .directions import Rows, Tensors, cut, piece_shapes
+from .bundles import Bundle, cut, piece_shapes
+from .directions import Rows, Tensors
 from .l3d import L3DConfig, keep_largest
 from .runs import Program, optimiser
 
@@ -200,8 +200,7 @@ class Stepper:
             else:
                 work.zy.add_(tensors.project(rows, batch.n_inputs, None))
                 k.add_(tensors.gram())
-        k_count = program.k_count(work.z.shape[2])
-        most = None if isinstance(k_count, int) or work.z.is_cpu else program.k_most(work.z.shape[2])
+        k_count, most = program.k_count(work.z.shape[2])
         kept = keep_largest(work.z, k_count, program.dense_runs(epoch), most)
         torch.mul(work.z, kept, out=work.z_kept)
         torch.baddbmm(work.y, k, work.z_kept, beta=-1, out=work.short)

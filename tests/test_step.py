@@ -311,11 +311,11 @@ def toy(name):
 
 
 @functools.cache
-def features_found(name, epochs, operand):
-    """Returns how many features of a toy each of 8 decompositions recovers."""
+def features_found(name, epochs, operand, n_seeds=8):
+    """Returns how many features of a toy each of some decompositions recovers."""
     case = toy(name)
     config = L3DConfig(n_v=case.n_v, rank=case.rank, epochs=epochs, lr_decay_every_epochs=epochs // 4, **CODE)
-    runs = [Run(case.model, case.inputs, config, case.divergence, seed) for seed in range(8)]
+    runs = [Run(case.model, case.inputs, config, case.divergence, seed) for seed in range(n_seeds)]
     return [recovered(case, l3d.v_out.dense(), l3d.live) for l3d in fit(runs, operand_dtype=operand)]
 
 
@@ -327,9 +327,14 @@ def test_half_precision_finds_the_same_features(name, epochs):
 
 
 def test_half_precision_finds_as_many_features_of_a_toy_with_many_optima():
-    """Seeds settle on 9 or 10 of the 10 features of TMCS, some on others when rounded otherwise: as many at median."""
-    medians = [torch.tensor(features_found("tmcs", 80, operand)).median() for operand in (None, torch.bfloat16)]
-    assert medians[0] == medians[1] == 9
+    """Of the 10 features of TMCS a seed settles on 8 to 10, some on others when rounded otherwise.
+
+    So means over 32 seeds are compared: their difference by chance alone has a standard deviation of 0.15.
+    """
+    found = [features_found("tmcs", 80, operand, 32) for operand in (None, torch.bfloat16)]
+    means = [sum(counts) / len(counts) for counts in found]
+    assert min(means) > 9
+    assert abs(means[0] - means[1]) <= 0.25
 
 
 # --- what a step costs ------------------------------------------------------------------------------------------
