@@ -73,9 +73,9 @@ class Gradients:
         y = program.linear.outputs
         ordered = _take(y, draws.order, self.rooms, "outputs")
         parts = [_cotangents(program, draws, i, ordered[:, b.inputs]) for i, b in enumerate(program.blocks)]
-        places = draws.order + torch.arange(len(ordered), device=y.device)[:, None] * ordered.shape[1]
-        cotangents = _room(self.rooms, ("cotangents", *ordered.shape), ordered)
-        cotangents.flatten(0, 1).index_copy_(0, places.flatten(), torch.cat(parts, 1).flatten(0, 1))
+        places = torch.arange(ordered.shape[1], device=y.device).expand_as(draws.order)
+        places = torch.empty_like(draws.order).scatter_(1, draws.order, places)  # Of each input in the order.
+        cotangents = _take(torch.cat(parts, 1), places, self.rooms, "cotangents")
         made = self._factors(program.linear, cotangents)
         self.made = [
             (_take(left, draws.order, self.rooms, f"left {i}"), _take(right, draws.order, self.rooms, f"right {i}"))
@@ -140,14 +140,16 @@ def _sides(
     sides = {}
     for k, name in enumerate(bundle.names):
         gradients, activations = linear.factors(pulled, name)
-        parts = {"left": gradients.flatten(2, 3), "right": activations}
+        parts = [("left", gradients.flatten(2, 3), False), ("right", activations, program.linear is not None)]
         if bundle.swapped[k] != (program.facts[name].left_axis == 1):
-            parts = {"left": activations, "right": parts["left"]}
-        for side, part in parts.items():
-            if side not in sides:
-                shape = (n_sources, n, bundle.n_tensors, part.shape[2], lengths[side])
-                sides[side] = _room(rooms, (bundle.names[0], side, *shape), part)
+            parts = [("right", *parts[0][1:]), ("left", *parts[1][1:])]
+        for side, part, fixed in parts:
+            key = (bundle.names[0], side, n_sources, n, bundle.n_tensors, part.shape[2], lengths[side])
+            sides[side] = _room(rooms, key, part)
+            if fixed and (key, k) in rooms:  # Activations of a forward pass that is kept for good.
+                continue
             sides[side][:, :, k, :, : part.shape[-1]] = part
+            rooms[key, k] = sides[side]
     return sides["left"], sides["right"]
 
 

@@ -33,13 +33,23 @@ class Fact(NamedTuple):
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a step's cost depends on: numbers of sources, runs of each, directions, inputs of a batch, positions."""
+    """What a step's cost depends on.
+
+    Attributes:
+        n_sources: Sources of gradients.
+        n_shared: Runs of each.
+        n_v: Directions of a run.
+        n_inputs: Inputs of a batch.
+        n_positions: Samples per input.
+        held: Numbers that the model's forward and backward pass hold for each input.
+    """
 
     n_sources: int
     n_shared: int
     n_v: int
     n_inputs: int
     n_positions: int
+    held: int = 0
 
     @property
     def n_s(self) -> int:

@@ -61,7 +61,7 @@ def check_references(references: Tensor, y: Tensor) -> Tensor:
         `[1, n, n_positions, n_o]`.
 
     Raises:
-        ValueError: Another shape.
+        ValueError: Another shape or device.
     """
     expected = y.shape[1:] if y.shape[2] > 1 else torch.Size([y.shape[1], y.shape[3]])
     if references.shape != expected:
@@ -69,6 +69,8 @@ def check_references(references: Tensor, y: Tensor) -> Tensor:
             f"reference outputs have shape {tuple(references.shape)}; expected the shape of the model's outputs, "
             f"{tuple(expected)}: one reference for each sample."
         )
+    if references.device != y.device:
+        raise ValueError(f"reference outputs are on {references.device}, the model on {y.device}; expected one device.")
     return references.detach().reshape(1, *y.shape[1:])
 
 

@@ -17,9 +17,7 @@ from torch import Tensor, nn
 
 from .divergences import Divergence
 from .factors import watch_uses
-from .gradients import Target, by_position, model_outputs
-
-CHUNK = 32
+from .gradients import CHUNK, Target, by_position, model_outputs
 
 
 class Head(NamedTuple):

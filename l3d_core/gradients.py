@@ -16,6 +16,9 @@ from .checks import check_inputs, check_model, check_references
 from .divergences import Divergence, resolve_divergence
 from .references import draw_partners, reference_outputs
 
+# Inputs whose outputs alone are computed at once.
+CHUNK = 64
+
 
 class Target(NamedTuple):
     """The frozen model under study, or several of one architecture side by side.
@@ -139,7 +142,7 @@ def _first(named: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def target_outputs(target: Target, x: Tensor) -> Tensor:
-    """Returns f(x, W_0) for inputs of several runs (paper Eq. 1).
+    """Returns f(x, W_0) for inputs of several runs (paper Eq. 1), computed for some inputs at a time.
 
     Args:
         target: One model for all runs, or one for each.
@@ -148,11 +151,14 @@ def target_outputs(target: Target, x: Tensor) -> Tensor:
     Returns:
         `[n_runs, n, n_positions, n_o]`; n_positions is 1 for outputs `[n, n_o]`.
     """
+    run = partial(model_outputs, target.module)
     with torch.no_grad():
         if target.n_models == 1:
-            y = model_outputs(target.module, _first(target.w0 | target.rest), x.flatten(0, 1)).unflatten(0, x.shape[:2])
+            w = _first(target.w0 | target.rest)
+            parts = [run(w, part.flatten(0, 1)).unflatten(0, part.shape[:2]) for part in x.split(CHUNK, 1)]
         else:
-            y = vmap(partial(model_outputs, target.module))(target.w0 | target.rest, x)
+            parts = [vmap(run)(target.w0 | target.rest, part) for part in x.split(CHUNK, 1)]
+    y = torch.cat(parts, 1)
     return y.unsqueeze(2) if y.ndim == 3 else y.flatten(2, -2)
 
 

@@ -14,8 +14,9 @@ from .bundles import Bundle, Fact, Sizes, bundle_tensors, choose_path, pinned
 from .tucker import Layout
 
 GIB = 2**30
-# Most numbers of gradients laid out at once, of a forward pass kept for good, and of a frozen prefix's outputs.
-BLOCK_NUMBERS, ONCE_NUMBERS, PREFIX_NUMBERS = 2**22, 2**25, 2**28
+# Most numbers of gradients laid out at once and of the passes that give them, of a forward pass kept for good, and of a
+# frozen prefix's outputs.
+BLOCK_NUMBERS, PASS_NUMBERS, ONCE_NUMBERS, PREFIX_NUMBERS = 2**22, 2**25, 2**25, 2**28
 # Copies of what is trained (state, optimiser, gradient, starting values), and of a batch's gradients while they form.
 COPIES, ROWS = 9, 3
 
@@ -69,11 +70,12 @@ class Plan:
 
 
 def _bytes(bundles: list[Bundle], layout: Layout, sizes: Sizes, itemsize: int) -> tuple[int, int]:
-    """Returns the memory of directions and work, and of the gradients of one batch."""
+    """Returns the memory of directions and work, and of the gradients of one batch and the passes that give them."""
     numbers = [bundle.numbers(sizes) for bundle in bundles]
     trained = 2 * sizes.n_sources * sizes.n_shared * sizes.n_v * layout.n_numbers
     fixed = COPIES * trained + sum(work for _, work in numbers)
-    return itemsize * fixed, itemsize * ROWS * sum(rows for rows, _ in numbers)
+    batch = ROWS * sum(rows for rows, _ in numbers) + sizes.n_sources * sizes.n_inputs * sizes.held
+    return itemsize * fixed, itemsize * batch
 
 
 def _choose(bundles: list[Bundle], layout: Layout, sizes: Sizes, pins: Mapping[str, str] | None, itemsize: int,
@@ -112,12 +114,35 @@ def _largest(low: int, high: int, fits: Callable[[int], bool]) -> int:
     return found
 
 
+def _check(
+    layout: Layout, like: Tensor, memory_gib: float | None, paths: Mapping[str, str] | None,
+    operand_dtype: torch.dtype | None,
+) -> None:  # fmt: skip
+    """Raises TypeError or ValueError for a precision, budget or pin that is none; see `make_plan`."""
+    if like.dtype not in (torch.float32, torch.float64):
+        raise ValueError(
+            f"the model computes in {like.dtype}; expected float32 or float64, since directions trained in less do not "
+            "converge. Call model.float() first; operand_dtype=torch.bfloat16 makes large products fast."
+        )
+    if isinstance(memory_gib, bool) or not isinstance(memory_gib, int | float | None):
+        raise TypeError(f"memory_gib is a {type(memory_gib).__name__}; expected a number of GiB, or None.")
+    if memory_gib is not None and not memory_gib > 0:
+        raise ValueError(f"memory_gib is {memory_gib}; expected a budget above 0, or None for the machine's.")
+    if operand_dtype is not None and not (isinstance(operand_dtype, torch.dtype) and operand_dtype.is_floating_point):
+        raise ValueError(f"operand_dtype is {operand_dtype}; expected a floating-point type such as torch.bfloat16.")
+    for pattern in paths or {}:
+        if not any(fnmatchcase(name, pattern) for name in layout.shapes):
+            raise ValueError(
+                f"no parameter matches the path pattern {pattern!r}; expected one of {list(layout.shapes)}."
+            )
+
+
 def make_plan(
     layout: Layout,
     facts: Mapping[str, Fact | None],
     sizes: Sizes,
     n: int,
-    activations: int,
+    n_forward: int,
     like: Tensor,
     *,
     memory_gib: float | None = None,
@@ -131,25 +156,18 @@ def make_plan(
         facts: How each tensor's gradient comes, None where only whole.
         sizes: What the costs depend on.
         n: Inputs of an epoch.
-        activations: Numbers that a forward pass keeps for one input of each model.
+        n_forward: Inputs that a forward pass of all models over all inputs has.
         like: A tensor of the models' device and precision.
         memory_gib: The budget; None for half of the machine's memory, or most of the free memory of a GPU.
         paths: Paths by name pattern, instead of the cheapest.
         operand_dtype: Precision of the operands of products with gradients.
 
     Raises:
-        ValueError: No path fits the budget, a budget or precision that is none, a pin that is no path, or one that a
-            tensor cannot take.
+        TypeError: A budget that is no number.
+        ValueError: No path fits the budget, a budget or precision that is none, a model of less than single precision,
+            a pin that is no path, or one that a tensor cannot take.
     """
-    if memory_gib is not None and not memory_gib > 0:
-        raise ValueError(f"memory_gib is {memory_gib}; expected a budget above 0, or None for the machine's.")
-    if operand_dtype is not None and not (isinstance(operand_dtype, torch.dtype) and operand_dtype.is_floating_point):
-        raise ValueError(f"operand_dtype is {operand_dtype}; expected a floating-point type such as torch.bfloat16.")
-    for pattern in paths or {}:
-        if not any(fnmatchcase(name, pattern) for name in layout.shapes):
-            raise ValueError(
-                f"no parameter matches the path pattern {pattern!r}; expected one of {list(layout.shapes)}."
-            )
+    _check(layout, like, memory_gib, paths, operand_dtype)
     budget = (available_gib(like.device) if memory_gib is None else memory_gib) * GIB
     ways = [bundle_tensors(layout, facts, sizes.n_positions, paths, padded=padded) for padded in (False, True)]
     itemsize = like.element_size()
@@ -168,14 +186,17 @@ def make_plan(
             for name, field in (("n_v", "n_v"), ("batch_size", "n_inputs"))
         })  # fmt: skip
     n_batches, room = max(1, n // sizes.n_inputs), (budget - fixed) / itemsize
-    rows = max(1, batch // (ROWS * itemsize))
+    rows, held = sum(bundle.numbers(sizes)[0] for bundle in chosen), sizes.n_sources * sizes.n_inputs * sizes.held
+    whole, all_rows = sizes.held * n_forward, rows * n_batches
     once = all(facts.values()) and sizes.n_positions == 1
-    once &= max(4 * activations * n, rows * n_batches) <= min(ONCE_NUMBERS, room / ROWS)
-    per_block = n_batches if once else max(1, min(n_batches, int(min(BLOCK_NUMBERS, room / ROWS) // rows)))
+    once &= max(whole, all_rows) <= ONCE_NUMBERS and whole + ROWS * all_rows <= room
+    per_block = min(BLOCK_NUMBERS // max(1, rows), PASS_NUMBERS // max(1, held), int(room * itemsize) // batch)
+    per_block = n_batches if once else max(1, min(n_batches, per_block))
+    block = itemsize * (whole + ROWS * all_rows) if once else batch * per_block
+    chunk = BLOCK_NUMBERS // max(layout.n_w * sizes.n_positions * sizes.n_sources, sizes.held)
     return Plan(
-        sizes, chosen, per_block, max(1, BLOCK_NUMBERS // (layout.n_w * sizes.n_positions * sizes.n_sources)), once,
-        int(min(PREFIX_NUMBERS, room / 4)), operand_dtype, fixed, batch * per_block,
-    )  # fmt: skip
+        sizes, chosen, per_block, max(1, chunk), once, int(min(PREFIX_NUMBERS, room / 4)), operand_dtype, fixed, block
+    )
 
 
 def available_gib(device: torch.device) -> float:

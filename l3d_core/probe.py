@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from .bundles import Fact
 from .factors import Linearised, Use, watch_uses
 from .gradients import Target, by_position, model_outputs
+
+# Tensors alive at a time in a forward pass, and gradients in a backward pass, beyond those that are kept.
+ALIVE = 3
 
 
 def find_uses(target: Target, x: Tensor) -> tuple[list[Use], dict[str, Fact | None]]:
@@ -72,3 +80,47 @@ def _agree(target: Target, uses: list[Use], facts: dict[str, Fact | None], x: Te
             if not float((made.reshape(g.shape) - g).norm()) <= eps**0.5 * float(g.norm()) + 64 * eps * total:
                 return False
     return True
+
+
+class _Largest(TorchFunctionMode):
+    """Notes the largest tensor that any operation returns, in bytes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.n_bytes = 0
+
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:  # noqa: ANN401
+        """Runs an operation."""
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, Tensor):
+            self.n_bytes = max(self.n_bytes, out.numel() * out.element_size())
+        return out
+
+
+def pass_numbers(target: Target, x: Tensor) -> int:
+    """Returns how many numbers a forward and a backward pass of a model hold for each input.
+
+    What is kept for the backward pass is counted as the model runs. Besides, a few tensors as large as the largest on
+    the way are alive at a time; the backward pass goes through all positions of an input at once.
+
+    Args:
+        target: The model or models; the first is run.
+        x: A few inputs `[n, ...]`.
+    """
+    weights = {name: t[0].detach() for name, t in (target.w0 | target.rest).items()}
+    known, kept = {t.untyped_storage().data_ptr() for t in weights.values()}, {}
+    chosen = {name: weights[name].requires_grad_() for name in target.w0}
+
+    def note(t: Tensor) -> Tensor:
+        storage = t.untyped_storage()
+        if storage.data_ptr() not in known:  # Tensors that stay alive: no two have one address.
+            size = min(storage.nbytes(), t.numel() * t.element_size())  # A part of another, or one that is repeated.
+            kept[storage.data_ptr()] = max(size, kept.get(storage.data_ptr(), 0))
+        return t
+
+    hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda t: t)
+    with torch.enable_grad(), hooks, _Largest() as forward:
+        y = by_position(model_outputs(target.module, weights | chosen, x))
+    itemsize = y.element_size()
+    backward = y.shape[1] * max(y.numel() * itemsize, *kept.values(), 0)
+    return math.ceil((sum(kept.values()) + ALIVE * (forward.n_bytes + backward)) / (itemsize * len(x)))

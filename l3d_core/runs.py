@@ -20,7 +20,7 @@ from .factors import Linearised, Use
 from .gradients import Target, build_target, check_references, target_outputs
 from .l3d import L3DConfig
 from .plan import Plan, make_plan
-from .probe import find_uses
+from .probe import find_uses, pass_numbers
 from .tucker import Layout, resolve_ranks
 
 
@@ -238,18 +238,19 @@ def build_program(
     highest = {name: tuple(map(max, zip(*(lay.ranks[name] for lay in layouts), strict=True))) for name in target.shapes}
     layout = Layout(target.shapes, highest, config.form)
     uses, facts = find_uses(target, inputs[0, :3])
-    sizes = Sizes(len(sources), n_shared, config.n_v, config.batch_size, probe.shape[2])
     every = max(target.n_models, len(inputs))
-    activations = sum(math.prod(use.shape) for use in uses) * every
-    plan = make_plan(
-        layout, facts, sizes, n, activations, probe, memory_gib=memory_gib, paths=paths, operand_dtype=operand_dtype
-    )
     groups = _groups(sources, divergences[::n_shared], probe.device)
-    head, prefix, whole = None, None, target
-    if target.n_models == 1 and len(inputs) == 1:
-        if len(groups) == 1 and groups[0].kind in ("sample", "mean"):
-            target, head = cut_head(target, inputs[0], groups[0].divergence) or (target, None)
-        prefix = None if plan.once else cut_prefix(target, inputs[0], plan.prefix_numbers)
+    alone = target.n_models == len(inputs) == 1
+    behead = alone and len(groups) == 1 and groups[0].kind in ("sample", "mean")
+    few = cut_head(target, inputs[0, :3], groups[0].divergence) if behead else None
+    held = pass_numbers(few[0] if few else target, inputs[0, :3])
+    sizes = Sizes(len(sources), n_shared, config.n_v, config.batch_size, probe.shape[2], held)
+    plan = make_plan(
+        layout, facts, sizes, n, n * every, probe, memory_gib=memory_gib, paths=paths, operand_dtype=operand_dtype
+    )
+    whole = target
+    target, head = cut_head(target, inputs[0], groups[0].divergence) if few else (target, None)
+    prefix = cut_prefix(target, inputs[0], plan.prefix_numbers) if alone and not plan.once else None
     return Program(
         runs=runs, places=places, target=target, whole=whole, inputs=inputs,
         references=None if sources[0].references is None else torch.stack([run.references for run in sources]),

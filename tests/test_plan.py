@@ -9,7 +9,9 @@ from torch import nn
 
 from l3d_core import bundles as bundles_module
 from l3d_core.bundles import Bundle, Fact, Sizes, bundle_tensors, choose_path, pinned
+from l3d_core.gradients import build_target
 from l3d_core.l3d import L3DConfig
+from l3d_core.probe import pass_numbers
 from l3d_core.runs import Run, build_program
 from l3d_core.training import fit
 from l3d_core.tucker import Layout, resolve_ranks
@@ -211,6 +213,66 @@ def test_a_smaller_budget_takes_smaller_blocks():
     tight = build_program(program.runs, memory_gib=1.01 * single / GIB).plan
     assert (tight.once, tight.batches_per_block) == (False, 1)
     assert tight.fixed_bytes + tight.block_bytes <= 1.01 * single
+
+
+def test_passes_through_a_model_are_counted():
+    """By hand, for each input of a 4-3-4 perceptron with tanh.
+
+    Kept are the input (4), as the first layer's gradient needs it, and the tanh (3), for its own gradient and for that
+    of the second layer; of the forward pass three tensors of 4 are alive besides, and three of the backward pass.
+    """
+    target = build_target([mlp(0)])
+    assert pass_numbers(target, normal(1, 5, 4)) == 4 + 3 + 3 * 4 + 3 * 4
+    whole = normal(1, 500, 4)  # A part of a larger tensor counts as what it is.
+    assert pass_numbers(target, whole[:5]) == 31
+
+
+def wide_and_narrow():
+    """Returns a network that works on 16 large pictures on its way to 3 numbers, which its last layer reads."""
+    torch.manual_seed(0)
+    layers = nn.Conv2d(1, 16, 3, padding=1), nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 3)
+    return nn.Sequential(*layers).eval()
+
+
+def test_a_model_whose_own_passes_do_not_fit_is_refused():
+    run = Run(wide_and_narrow(), normal(1, 16, 1, 64, 64).float(), L3DConfig(n_v=2, batch_size=8), parameters="0.*")
+    made = build_program([run]).plan
+    pictures = 16 * 64**2 * made.sizes.n_inputs
+    assert made.sizes.held * made.sizes.n_inputs > 2 * pictures  # Before and after the tanh.
+    with pytest.raises(ValueError, match=r"needs about .* batch_size \d it fits") as refusal:
+        fit([run], memory_gib=0.5 * (made.fixed_bytes + made.block_bytes / made.batches_per_block) / GIB)
+    assert int(str(refusal.value).split("batch_size ")[1].split()[0]) in (2, 3, 4)
+
+
+def test_a_large_model_runs_forward_in_parts_even_if_its_gradients_are_small():
+    model, config = wide_and_narrow(), L3DConfig(n_v=2, batch_size=8, epochs=1)
+    run = Run(model, normal(1, 512, 1, 64, 64).float(), config, parameters="4.*")
+    made = build_program([run]).plan
+    assert not made.once
+    assert made.batches_per_block < 512 // 8
+    few = build_program([replace(run, inputs=run.inputs[:16])]).plan
+    assert few.once
+
+
+def test_models_of_half_precision_are_refused():
+    for dtype in (torch.float16, torch.bfloat16):
+        run = Run(mlp(0).to(dtype), normal(1, 12, 4).to(dtype), L3DConfig(n_v=3, batch_size=4))
+        with pytest.raises(ValueError, match=f"computes in {dtype}; expected float32 or float64, .* Call model.float"):
+            fit([run])
+
+
+def test_a_budget_that_is_no_number_is_refused():
+    run = Run(mlp(0), normal(1, 12, 4), L3DConfig(n_v=3, batch_size=4))
+    for wrong, name in (("2", "str"), (True, "bool")):
+        with pytest.raises(TypeError, match=f"memory_gib is a {name}; expected a number of GiB, or None"):
+            fit([run], memory_gib=wrong)
+
+
+def test_references_on_another_device_are_refused():
+    x = normal(1, 12, 4)
+    run = Run(mlp(0), x, L3DConfig(n_v=3, batch_size=4), references=torch.empty(12, 4, device="meta"))
+    with pytest.raises(ValueError, match="reference outputs are on meta, the model on cpu; expected one device"):
+        fit([run])
 
 
 # --- the plan in words ------------------------------------------------------------------------------------------

@@ -141,9 +141,9 @@ def test_the_package_is_small():
     package = sum(map(n_lines, MODULES))
     # Two paths, written-out derivatives, factors of gradients, their plan and parts cut off a model: twice as much as
     # a step that forms all and leaves the derivatives to autograd.
-    assert mathematics <= 4000
+    assert mathematics <= 4050
     # The chapters, their figures and the benchmark's page grow with what is shown, not with what is computed.
-    assert package <= 7500
+    assert package <= 7600
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
