@@ -48,6 +48,11 @@ class Plan:
     block_bytes: int
 
     @property
+    def held(self) -> int:
+        """Numbers that the model's passes hold for one batch."""
+        return self.sizes.n_sources * self.sizes.n_inputs * self.sizes.held
+
+    @property
     def flops(self) -> float:
         """What one step costs without the model's gradients, see `Bundle.flops`."""
         return sum(bundle.flops(self.sizes) for bundle in self.bundles)

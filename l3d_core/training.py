@@ -22,8 +22,8 @@ from .step import Batch, Stepper
 from .streams import draw_epoch, initial_state, unpack
 from .tucker import TuckerDirections
 
-# Steps of fewer operations run on one thread: to share short operations takes longer than to do them.
-SMALL_STEP = 2e8
+# Steps of fewer operations, on models whose passes hold fewer numbers, run on one thread: sharing takes longer.
+SMALL_STEP, SMALL_PASS = 2e8, 2**20
 
 
 @dataclass(frozen=True)
@@ -231,7 +231,7 @@ def fit(
     if int(state["step"]) == 0:
         preflight(program, state)
 
-    stepper, small = Stepper(program, state), program.device.type == "cpu" and program.plan.flops < SMALL_STEP
+    stepper, small = Stepper(program, state), program.plan.flops < SMALL_STEP and program.plan.held < SMALL_PASS
 
     def save() -> None:
         stepper.copy_(state, load=False)
@@ -242,7 +242,7 @@ def fit(
     with tqdm(
         total=program.epochs, initial=int(state["epoch"]), disable=not progress, mininterval=2.0,
         desc=progress if isinstance(progress, str) else f"{len(runs)} runs", unit="epoch",
-    ) as bar, small_work(small):  # fmt: skip
+    ) as bar, small_work(small and program.device.type == "cpu"):  # fmt: skip
         _train(program, state, stepper, save, checkpoint_seconds, max_steps, bar)
     save()
     return [_result(program, state, program.places.index(r)) for r in range(len(program.runs))]
