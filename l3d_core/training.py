@@ -209,7 +209,7 @@ def fit(
             all that is trained keep the model's. None for the model's.
         checkpoint: A file to continue from if it exists and to save to; removed by nobody.
         checkpoint_seconds: Least seconds between saves; 0 saves after every block of batches.
-        max_steps: Stop, and save, at the first block end with this many steps done; None for all epochs.
+        max_steps: Stop, and save, at the first block end with this many steps done or more; None for all epochs.
         progress: Show a bar on standard error; a text names it.
 
     Returns:
