@@ -1,4 +1,4 @@
-"""The command line: l3d list | run | book | check."""
+"""The command line: l3d list | run | targets | book | check."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="l3d", description="An executable companion to the L3D paper.")
-    commands = parser.add_subparsers(required=True, metavar="list | run | book | check")
+    commands = parser.add_subparsers(required=True, metavar="list | run | targets | book | check")
     table = commands.add_parser("list", help="figures and tables of the paper, with notebook, command and state")
     table.add_argument("--json", action="store_true", help="print JSON")
     table.set_defaults(command=_list)
@@ -62,9 +62,22 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--in-place", action="store_true", help="quick only: refresh the outputs in notebooks/")
     run.add_argument("--artifacts", type=Path, metavar="DIR", help="where results and checkpoints lie")
     run.set_defaults(command=_run)
+    targets = commands.add_parser("targets", help="train the shipped toy targets anew")
+    targets.add_argument("names", nargs="*", metavar="NAME", help="such as squared_5-10; none for all")
+    targets.add_argument("--output", type=Path, metavar="DIR", help="where they go (default: into the package)")
+    targets.set_defaults(command=_targets)
     commands.add_parser("book", help="build the book").set_defaults(command=_book)
     commands.add_parser("check", help="check results, claims and notebooks").set_defaults(command=_check)
     return parser
+
+
+def _targets(options: argparse.Namespace) -> int:
+    from .targets import retrain
+    from .toys import WEIGHTS
+
+    for name, seconds in retrain(options.names, options.output or WEIGHTS).items():
+        print(f"{name}: {seconds:.0f} s")
+    return 0
 
 
 def _list(options: argparse.Namespace) -> int:

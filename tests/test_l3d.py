@@ -105,6 +105,17 @@ def test_top_k_keeps_ties_and_drops_zeros():
     assert not batch_top_k(torch.zeros(2, 3), 2).any()
 
 
+def test_top_k_of_many_entries_with_a_count_for_each_run():
+    """So many that what selects them leaves them unordered."""
+    z = torch.randn(5, 50, 60, generator=torch.Generator().manual_seed(0))
+    for dtype in (torch.float32, torch.float64):
+        counts = torch.tensor([1, 300, 1700, 2999, 3000])
+        kept = batch_top_k(z.to(dtype), counts)
+        assert kept.sum((1, 2)).equal(counts)
+        for run, size in zip(kept, z.to(dtype).abs(), strict=True):
+            assert run.all() or float(size[run].min()) > float(size[~run].max())
+
+
 def test_top_k_takes_one_count_per_run():
     z = torch.tensor([[[3.0, 1.0, 2.0]], [[3.0, 1.0, 2.0]]])
     kept = batch_top_k(z, torch.tensor([1, 2]))

@@ -19,7 +19,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb")) + sorted((ROOT / "book" / "results").glob("*.ipynb"))
 
 # Each group may import the groups before it; leaves import nothing of the package.
-LEAVES = ("toys", "artifacts", "record", "checks", "checkpoints", "parallel", "pretrained")
+LEAVES = ("artifacts", "record", "checks", "checkpoints", "parallel", "pretrained")
 ORDER = (
     ("divergences", "references"),
     ("gradients",),
@@ -36,6 +36,10 @@ ORDER = (
     ("training",),
     ("metrics",),
     ("intervention",),
+    ("toy_models",),
+    ("toy_training",),
+    ("toys",),
+    ("targets",),
     ("baselines",),
     ("chapters",),
     ("figures",),
@@ -138,12 +142,13 @@ def test_body_lines_leave_the_docstring_out():
 
 def test_the_package_is_small():
     mathematics = sum(n_lines(PACKAGE / f"{name}.py") for name in MATHEMATICS)
-    package = sum(map(n_lines, MODULES))
+    shown = ("chapters", "figures")
+    rest = sum(n_lines(path) for path in MODULES if path.parent.name not in shown)
     # Two paths, written-out derivatives, factors of gradients, their plan and parts cut off a model: twice as much as
     # a step that forms all and leaves the derivatives to autograd.
     assert mathematics <= 4050
-    # The chapters, their figures and the benchmark's page grow with what is shown, not with what is computed.
-    assert package <= 7600
+    # Chapters and their figures grow with what is shown; each module of theirs is short.
+    assert rest <= 7000
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
@@ -181,8 +186,8 @@ def f():
     assert imports(PACKAGE / "tucker.py", ast.parse(source)) == {"cli", "training", "claims", "figures"}
     inside = ast.parse("from ..training import fit\nfrom . import style\nfrom .. import toys")
     assert imports(PACKAGE / "figures" / "some.py", inside) >= {"training", "toys"}
-    assert import_problems("tucker", {"gradients", "toys", "training"}) == ["tucker imports training"]
-    assert import_problems("toys", {"artifacts"}) == ["toys imports artifacts"]
+    assert import_problems("tucker", {"gradients", "parallel", "training"}) == ["tucker imports training"]
+    assert import_problems("parallel", {"artifacts"}) == ["parallel imports artifacts"]
     assert import_problems("figures.some", {"training", "figures.style"}) == [
         "figures.some draws, and imports training"
     ]

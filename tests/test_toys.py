@@ -92,20 +92,20 @@ def test_training_oracle():
             loss.backward()
             optimiser.step()
             total += float(loss.detach()) * len(x)
-    torch.testing.assert_close(found.w_in[0], model.W_in.detach(), rtol=0, atol=1e-6)
-    torch.testing.assert_close(found.b[0], model.b.detach(), rtol=0, atol=1e-6)
+    torch.testing.assert_close(found.weights["W_in"][0], model.W_in.detach(), rtol=0, atol=1e-6)
+    torch.testing.assert_close(found.weights["b"][0], model.b.detach(), rtol=0, atol=1e-6)
     assert float(found.losses[0]) == pytest.approx(total / 70, rel=1e-5)
-    assert (found.w_in[0] - w_in).abs().max() > 1e-3  # It moved.
+    assert (found.weights["W_in"][0] - w_in).abs().max() > 1e-3  # It moved.
 
 
 def test_targets_trained_side_by_side_equal_each_alone():
     together = train(SMALL, [3, 11, 0])
     for i, seed in enumerate(together.seeds):
         alone = train(SMALL, [seed])
-        torch.testing.assert_close(together.w_in[i], alone.w_in[0], rtol=0, atol=1e-6)
-        torch.testing.assert_close(together.b[i], alone.b[0], rtol=0, atol=1e-6)
+        torch.testing.assert_close(together.weights["W_in"][i], alone.weights["W_in"][0], rtol=0, atol=1e-6)
+        torch.testing.assert_close(together.weights["b"][i], alone.weights["b"][0], rtol=0, atol=1e-6)
         assert float(together.losses[i]) == pytest.approx(float(alone.losses[0]), rel=1e-5)
-    assert (together.w_in[0] - together.w_in[1]).abs().max() > 0.01
+    assert (together.weights["W_in"][0] - together.weights["W_in"][1]).abs().max() > 0.01
 
 
 def test_training_lowers_the_loss():
@@ -132,9 +132,9 @@ def test_task_holds_one_target_and_its_inputs():
     trained = train(SMALL, [3, 11])
     task = trained.task(11)
     assert (task.name, task.seed) == ("superposition_4-2", 11)
-    assert task.model.W_in.equal(trained.w_in[1])
-    assert task.model.W_out.equal(trained.w_in[1].T)
-    assert task.model.b.equal(trained.b[1])
+    assert task.model.W_in.equal(trained.weights["W_in"][1])
+    assert task.model.W_out.equal(trained.weights["W_in"][1].T)
+    assert task.model.b.equal(trained.weights["b"][1])
     assert not task.model.training
     assert task.loss == float(trained.losses[1])
     assert task.inputs.equal(sparse_inputs(1000, 4, 0.05, seed=11))
@@ -147,7 +147,7 @@ def test_task_holds_one_target_and_its_inputs():
 def test_a_target_is_kept_if_every_feature_is_longer_than_a_half(shortest, kept):
     w_in = torch.tensor([[1.0, 0.0], [0.0, -2.0], [0.0, shortest]])
     model = Superposition(w_in, torch.zeros(3)).eval()
-    assert Task("t", 0, model, torch.zeros(1, 3), 0.0).kept is kept
+    assert Task(ToyTraining(n_features=3), 0, model, torch.zeros(1, 3), 0.0).kept is kept
 
 
 def test_save_and_load_round_trip(tmp_path):
@@ -155,12 +155,13 @@ def test_save_and_load_round_trip(tmp_path):
     save_toys(trained, path, {"version": "1", "device": "none"})
     found = load_toys(path)
     assert (found.config, found.seeds, found.wall_seconds) == (SMALL, [3, 11], trained.wall_seconds)
-    for name in ("w_in", "b", "losses"):
-        assert getattr(found, name).equal(getattr(trained, name))
+    assert found.losses.equal(trained.losses)
+    assert list(found.weights) == ["W_in", "b"]
+    assert all(found.weights[name].equal(t) for name, t in trained.weights.items())
     with safe_open(path, framework="pt") as file:
         facts = json.loads(file.metadata()["facts"])
     assert (facts["version"], facts["device"], facts["config"]["n_points"]) == ("1", "none", 70)
-    with pytest.raises(FileNotFoundError, match=r"no shipped targets at .*none.safetensors; expected one of the sizes"):
+    with pytest.raises(FileNotFoundError, match=r"no shipped targets at .*none.safetensors; expected one of"):
         load_toys(tmp_path / "none.safetensors")
 
 
@@ -190,5 +191,7 @@ def test_shipped_targets_to_choose_settings_on():
 def test_targets_that_are_not_shipped():
     with pytest.raises(ValueError, match=r"no target superposition_10-4 of seed 1000; expected one of \[0, 1, 2"):
         toys.superposition(1000, 10, 4)
-    with pytest.raises(FileNotFoundError, match="no shipped targets at .*superposition_6-2.safetensors; expected"):
+    with pytest.raises(
+        FileNotFoundError, match="no shipped targets at .*superposition_6-2.safetensors; expected one of"
+    ):
         toys.superposition(0, 6, 2)
