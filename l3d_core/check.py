@@ -8,12 +8,12 @@ from typing import Any
 import torch
 
 from . import experiments, record
+from .chapters.studies import fit_job
 from .chapters.superposition_summary import settings_digest
 from .claims import CLAIMS, ledger
 from .publish import toc_pages
 from .runner import incomplete
 from .streams import FIRST_LOSSES
-from .training import fit
 
 TOLERANCE = 1e-5
 
@@ -80,11 +80,11 @@ def check_losses(name: str, found: dict[str, Any]) -> list[str]:
     means that the mathematics, the settings or the data have changed.
     """
     settings, problems = experiments.settings(name, "paper"), []
-    stacks, stored = experiments.CHAPTERS[name].stacks(settings), found["first_losses"]
-    if set(stacks) != set(stored):
-        return [f"{name}: its record and the preset differ in {sorted(set(stacks) ^ set(stored))}; run it again."]
-    for stack, runs in stacks.items():
-        now = torch.stack([l3d.history.first_losses for l3d in fit(runs, max_steps=FIRST_LOSSES)]).double()
+    jobs, stored = experiments.CHAPTERS[name].jobs(settings), found["first_losses"]
+    if set(jobs) != set(stored):
+        return [f"{name}: its record and the preset differ in {sorted(set(jobs) ^ set(stored))}; run it again."]
+    for stack, job in jobs.items():
+        now = torch.stack([l3d.history.first_losses for l3d in fit_job(job, max_steps=FIRST_LOSSES)]).double()
         then = torch.tensor(stored[stack], dtype=torch.float64).flatten(0, 1)
         if now.shape != then.shape:
             problems.append(f"{name}, {stack}: {len(then)} runs stored, {len(now)} in the preset; run it again.")

@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from .chapters import superposition
-from .chapters.superposition import SuperpositionSettings, Variant
+from .chapters.studies import Variant
+from .chapters.superposition import SuperpositionSettings
 from .l3d import L3DConfig
 
 

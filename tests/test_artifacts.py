@@ -68,14 +68,14 @@ def test_code_digest_follows_the_source_of_results_alone(tmp_path, monkeypatch):
     for name in ("l3d.py", "figures/toys.py", "chapters/toys.py", "chapters/toys_summary.py", "cli.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("x = 1\n")
-    first = code_digest()
+    first = code_digest(["toys"])
     for name in ("figures/toys.py", "cli.py", "chapters/toys_summary.py"):
         (tmp_path / name).write_text("x = 2\n")
-        assert code_digest() == first, name
+        assert code_digest(["toys"]) == first, name
     (tmp_path / "chapters" / "toys.py").write_text("x = 2\n")
-    second = code_digest()
+    second = code_digest(["toys"])
     (tmp_path / "l3d.py").rename(tmp_path / "renamed.py")
-    assert len({first, second, code_digest()}) == 3
+    assert len({first, second, code_digest(["toys"]), code_digest()}) == 4
 
 
 def test_tensor_digest_follows_the_contents():

@@ -10,8 +10,8 @@ import torch
 
 from l3d_core import check, experiments, record
 from l3d_core.chapters import superposition
+from l3d_core.chapters.studies import Study, fit_job, study
 from l3d_core.chapters.superposition_summary import chosen_candidate, settings_digest, spread, spread_text
-from l3d_core.training import fit
 
 
 def test_built_entries_notebooks_and_contents_agree(root):
@@ -76,8 +76,8 @@ def test_a_changed_loss_is_found(monkeypatch):
     monkeypatch.setitem(experiments.SETTINGS["01_superposition"], "paper", replace(tiny, sizes=((5, 2),), epochs=3))
     settings = experiments.settings("01_superposition", "paper")
     losses = {
-        name: [[l3d.history.first_losses.tolist()] for l3d in fit(runs, max_steps=50)]
-        for name, runs in superposition.stacks(settings).items()
+        name: [[l3d.history.first_losses.tolist()] for l3d in fit_job(job, max_steps=50)]
+        for name, job in superposition.jobs(settings).items()
     }
     assert check.check_losses("01_superposition", {"first_losses": losses}) == []
     losses["tuning"][2][0][49] *= 1.001
@@ -111,7 +111,9 @@ def test_the_rule_that_picks_tuned():
     recovered = torch.tensor([[1, 1, 0], [1, 1, 1], [1, 1, 1], [1, 1, 1]])[..., None]
     worst = [0.999, 0.9701, 0.9804, 0.98036]
     shares = torch.stack([torch.tensor([[0.99, s]] * 3) for s in worst])
-    study = superposition.Study({"recovered": recovered, "share_in": shares}, list("abcd"), [1, 2, 3], 3, {})
+    tensors = {f"{name}/recovered": r for name, r in zip("abcd", recovered, strict=True)}
+    tensors |= {f"{name}/share_in": share for name, share in zip("abcd", shares, strict=True)}
+    study = Study(tensors, list("abcd"), [1, 2, 3], 3)
     assert chosen_candidate(study) == "c"  # c and d are both 0.980; a misses a target; b has 0.970
 
 
@@ -129,10 +131,10 @@ def test_the_papers_numbers_name_their_place_and_source(root):
 def test_a_stack_that_is_missing_or_of_another_size_is_a_problem_and_no_crash(monkeypatch):
     tiny = replace(experiments.SETTINGS["01_superposition"]["quick"], seeds=(1,), tuning_seeds=(1000,), size_seeds=(1,))
     monkeypatch.setitem(experiments.SETTINGS["01_superposition"], "paper", replace(tiny, sizes=((5, 2),), epochs=2))
-    stacks = superposition.stacks(experiments.settings("01_superposition", "paper"))
-    losses = {name: [[[0.5] * 50] * (len(runs) + 1)] for name, runs in stacks.items()}
+    jobs = superposition.jobs(experiments.settings("01_superposition", "paper"))
+    losses = {name: [[[0.5] * 50] * (len(job.runs()) + 1)] for name, job in jobs.items()}
     found = check.check_losses("01_superposition", {"first_losses": losses})
-    assert len(found) == len(stacks) and "runs stored" in found[0]
+    assert len(found) == len(jobs) and "runs stored" in found[0]
     del losses["main"]
     assert check.check_losses("01_superposition", {"first_losses": losses}) == [
         "01_superposition: its record and the preset differ in ['main']; run it again."
@@ -142,10 +144,9 @@ def test_a_stack_that_is_missing_or_of_another_size_is_a_problem_and_no_crash(mo
 def test_the_order_of_variants_is_part_of_a_study(tmp_path, monkeypatch):
     """Two orders of the same variants are two results, each with its own names."""
     settings = replace(experiments.SETTINGS["01_superposition"]["quick"], epochs=2, n_samples=50)
-    found = [
-        superposition.study("order", dict(names), (1,), settings, folder=tmp_path)
-        for names in (list(settings.variants.items())[:2], list(settings.variants.items())[1::-1])
-    ]
+    main = replace(superposition.jobs(settings)["tuning"], seeds=(1,))
+    orders = list(settings.variants.items())[:2], list(settings.variants.items())[1::-1]
+    found = [study("order", replace(main, variants=dict(variants)), tmp_path) for variants in orders]
     assert [study.names for study in found] == [["text", "code"], ["code", "text"]]
     for name in ("text", "code"):
         assert torch.equal(found[0].of("recon_sq", name), found[1].of("recon_sq", name))

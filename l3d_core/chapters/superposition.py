@@ -3,29 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import torch
-from torch import Tensor
-
-from .. import artifacts, toys
-from ..l3d import L3DConfig
-from ..parallel import run_jobs
-from ..runs import Run
-from ..training import fit
-from .superposition_measures import measure, measure_behaviour
-
-# What every study keeps; the main one has the directions and the interventions too.
-NUMBERS = ("recon_sq", "recon_norm", "first_losses", "p_active", "recovered", "covered", "share_in", "cos_out")
-
-
-class Variant(NamedTuple):
-    """One way to decompose: settings and divergence."""
-
-    config: L3DConfig
-    divergence: str
+from .. import toys
+from .studies import Job, Study, Variant, run_studies
+from .superposition_measures import measure_all, measure_numbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,94 +39,6 @@ class SuperpositionSettings:
     """Fresh samples for interventions (Figs. 4 and 5: 1000)."""
 
 
-class Study(NamedTuple):
-    """One stack of decompositions: tensors whose first axis is the variant and second the target."""
-
-    tensors: dict[str, Tensor]
-    names: list[str]
-    seeds: list[int]
-    n_trained: int
-    facts: dict[str, Any]
-
-    def of(self, key: str, name: str) -> Tensor:
-        """Returns a tensor of one variant, targets first."""
-        return self.tensors[key][self.names.index(name)]
-
-
-def kept_tasks(seeds: Sequence[int], n_features: int = 5, n_hidden: int = 2) -> list[toys.Task]:
-    """Returns the shipped targets that represent every feature: all rows of W_in longer than 0.5."""
-    tasks = [toys.superposition(seed, n_features, n_hidden) for seed in seeds]
-    return [task for task in tasks if task.kept]
-
-
-def _runs(variants: dict[str, Variant], tasks: list[toys.Task], epochs: int, device: str) -> list[Run]:
-    models = [task.model.to(device) for task in tasks]
-    inputs = [task.inputs.to(device) for task in tasks]
-    return [
-        Run(model, x, replace(variant.config, epochs=epochs), variant.divergence, seed=task.seed)
-        for variant in variants.values()
-        for model, x, task in zip(models, inputs, tasks, strict=True)
-    ]
-
-
-def study(
-    name: str,
-    variants: dict[str, Variant],
-    seeds: Sequence[int],
-    settings: SuperpositionSettings,
-    *,
-    size: tuple[int, int] = (5, 2),
-    full: bool = False,
-    folder: str | Path = "artifacts",
-    device: str = "cpu",
-    progress: bool = False,
-) -> Study:
-    """Returns one stack of decompositions from disk, or runs it (resuming where it stopped).
-
-    Args:
-        name: What to call it on disk.
-        variants: Settings to run on every kept target.
-        seeds: Targets to consider; those that do not represent every feature are left out and counted.
-        settings: Epochs and number of samples.
-        size: Features and hidden dimensions.
-        full: Keep directions and sweeps too, not numbers only.
-        folder: Where results live.
-        device: 'cpu' or 'cuda'.
-        progress: Show a bar on standard error.
-
-    Returns:
-        The study.
-
-    Raises:
-        ValueError: No target is kept, or see `training.fit`.
-    """
-    tasks = kept_tasks(seeds, *size)
-    if not tasks:
-        raise ValueError(f"none of the targets {list(seeds)} of size {size} represents every feature; give more.")
-    config = {
-        "size": size, "seeds": list(seeds), "kept": [task.seed for task in tasks], "epochs": settings.epochs,
-        "n_samples": settings.n_samples, "full": full, "code": artifacts.code_digest(), "torch": torch.__version__,
-        "variants": [[key, asdict(variant.config), variant.divergence] for key, variant in variants.items()],
-        "matched_length": settings.matched_length,
-        "data": artifacts.tensor_digest([t for task in tasks for t in (task.inputs, *task.model.parameters())]),
-    }  # fmt: skip
-
-    def compute(scratch: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        runs = _runs(variants, tasks, settings.epochs, device)
-        bar = f"{name}, {len(runs)} runs" if progress else False
-        found = fit(runs, checkpoint=scratch / "checkpoint.safetensors", checkpoint_seconds=15, progress=bar)
-        per_run = [measure(l3d) for l3d in found]
-        for i, l3d in enumerate(found if full else []):
-            per_run[i] |= measure_behaviour(l3d, tasks[i % len(tasks)], settings.n_samples, settings.matched_length)
-        if not full:
-            per_run = [{key: facts[key] for key in NUMBERS} for facts in per_run]
-        shape = (len(variants), len(tasks))
-        return {key: torch.stack([facts[key] for facts in per_run]).unflatten(0, shape) for key in per_run[0]}, {}
-
-    tensors, _, facts = artifacts.cached(folder, f"superposition-{name}", config, compute, device)
-    return Study(tensors, [key for key, *_ in config["variants"]], config["kept"], len(seeds), facts)
-
-
 def _scaled(settings: SuperpositionSettings, n_features: int) -> dict[str, Variant]:
     """Returns the variants with one subnetwork per feature, and one that keeps as much per active feature as at 5-2.
 
@@ -150,14 +47,14 @@ def _scaled(settings: SuperpositionSettings, n_features: int) -> dict[str, Varia
     size only, which in the paper preset has as many features per dimension as the first.
     """
     variants = {
-        name: Variant(replace(variant.config, n_v=n_features), variant.divergence)
+        name: variant._replace(config=replace(variant.config, n_v=n_features))
         for name, variant in settings.variants.items()
     }
     if n_features != settings.sizes[1][0]:
         return variants
-    config, divergence = variants["text"]
-    k = config.k_fraction * toys.active_share(n_features) / toys.active_share(5)
-    return {**variants, "matched": Variant(replace(config, k_fraction=k), divergence)}
+    text = variants["text"]
+    k = text.config.k_fraction * toys.active_share(n_features) / toys.active_share(5)
+    return {**variants, "matched": text._replace(config=replace(text.config, k_fraction=k))}
 
 
 class SuperpositionResult(NamedTuple):
@@ -172,56 +69,40 @@ class SuperpositionResult(NamedTuple):
     sizes: dict[str, Study]
 
 
-def _jobs(settings: SuperpositionSettings) -> dict[str, dict[str, Any]]:
+def jobs(settings: SuperpositionSettings) -> dict[str, Job]:
     """Returns the stacks to run by name, longest first, each combination of settings and target once.
 
     What `main` has is not run again.
     """
-    jobs: dict[str, dict[str, Any]] = {}
+
+    def job(variants: dict[str, Variant], seeds: Sequence[int], size: tuple[int, int] = (5, 2)) -> Job:
+        return Job(
+            toy="superposition", size=size, seeds=tuple(seeds), variants=variants, epochs=settings.epochs,
+            measure=measure_numbers,
+        )  # fmt: skip
+
+    found: dict[str, Job] = {}
     for size in sorted(settings.sizes[1:], reverse=True):
-        variants = _scaled(settings, size[0])
-        jobs[f"size-{size[0]}-{size[1]}"] = {"variants": variants, "seeds": settings.size_seeds, "size": size}
+        found[f"size-{size[0]}-{size[1]}"] = job(_scaled(settings, size[0]), settings.size_seeds, size)
     kinds = {
-        f"{name} {kind}": Variant(replace(variant.config, reference=kind), variant.divergence)
+        f"{name} {kind}": variant._replace(config=replace(variant.config, reference=kind))
         for name, variant in settings.variants.items()
         for kind in ("mean", "uniform")
     }
-    jobs["tuning"] = {"variants": settings.candidates, "seeds": settings.tuning_seeds}
-    jobs["references"] = {"variants": kinds, "seeds": settings.seeds}
-    jobs["switches"] = {"variants": settings.switches, "seeds": settings.seeds}
-    jobs["main"] = {"variants": settings.variants, "seeds": settings.seeds, "full": True}
-    return jobs
-
-
-def stacks(settings: SuperpositionSettings, device: str = "cpu") -> dict[str, list[Run]]:
-    """Returns the runs of every stack of the chapter by name, to check their beginnings."""
-    return {
-        name: _runs(job["variants"], kept_tasks(job["seeds"], *job.get("size", (5, 2))), settings.epochs, device)
-        for name, job in _jobs(settings).items()
-    }
-
-
-def _part(whole: Study, names: dict[str, str], seeds: Sequence[int] | None = None) -> Study:
-    """Returns some variants of a study under new names, on all of its targets or some; numbers only."""
-    rows = [whole.names.index(name) for name in names]
-    columns = [i for i, seed in enumerate(whole.seeds) if seeds is None or seed in seeds]
-    tensors = {key: t[rows][:, columns] for key, t in whole.tensors.items() if key in NUMBERS}
-    return whole._replace(tensors=tensors, names=list(names.values()), seeds=[whole.seeds[i] for i in columns])
-
-
-def _beside(*studies: Study) -> Study:
-    """Returns studies of the same targets as one, their variants one after the other; numbers only."""
-    tensors = {key: torch.cat([study.tensors[key] for study in studies]) for key in NUMBERS}
-    return studies[0]._replace(tensors=tensors, names=[name for study in studies for name in study.names])
+    found["tuning"] = job(settings.candidates, settings.tuning_seeds)
+    found["references"] = job(kinds, settings.seeds)
+    found["switches"] = job(settings.switches, settings.seeds)
+    everything = partial(measure_all, n_samples=settings.n_samples, length=settings.matched_length)
+    found["main"] = replace(job(settings.variants, settings.seeds), measure=everything)
+    return found
 
 
 def _sizes(settings: SuperpositionSettings, done: dict[str, Study]) -> dict[str, Study]:
     """Returns the variants at every size; at the first, `matched` is `text` itself."""
-    text = {"text": "matched"}
-    same = {name: name for name in settings.variants}
     first, *larger = settings.sizes
-    own = [_part(done["main"], names, settings.size_seeds) for names in (same, text)]
-    sizes = {f"{first[0]}-{first[1]}": _beside(*own)}
+    own, main = {name: name for name in settings.variants}, done["main"]
+    same = main.part(own, settings.size_seeds).beside(main.part({"text": "matched"}, settings.size_seeds))
+    sizes = {f"{first[0]}-{first[1]}": same}
     for size in larger:
         key = f"{size[0]}-{size[1]}"
         sizes[key] = done[f"size-{key}"]
@@ -246,21 +127,18 @@ def run(
         progress: Show bars on standard error.
 
     Raises:
-        ValueError: See `study`.
+        ValueError: See `studies.study`.
     """
-    folder = artifacts.project_root() / "artifacts" if folder is None else folder
-    common = {"settings": settings, "folder": folder, "device": device, "progress": progress}
-    jobs = _jobs(settings)
-    calls = [{"name": name, **job, **common} for name, job in jobs.items()]
-    done = dict(zip(jobs, run_jobs(study, calls, workers if device == "cpu" else 1), strict=True))
+    options = {"folder": folder, "device": device, "workers": workers, "progress": progress}
+    done = run_studies("superposition", jobs(settings), **options)
     main = done["main"]
-    sampled = _part(main, {name: f"{name} sample" for name in settings.variants})
+    sampled = main.part({name: f"{name} sample" for name in settings.variants})
     return SuperpositionResult(
         settings=settings,
         stacks=done,
         main=main,
         tuning=done["tuning"],
-        switches=_beside(_part(main, {"text": "text", "code": "code"}), done["switches"]),
-        references=_beside(sampled, done["references"]),
+        switches=main.part({"text": "text", "code": "code"}).beside(done["switches"]),
+        references=sampled.beside(done["references"]),
         sizes=_sizes(settings, done),
     )

@@ -14,6 +14,19 @@ from ..metrics import coverage, gradient_reconstruction, selectivity, top_share
 from ..training import L3D
 
 DELTAS = tuple(i / 5 for i in range(-15, 16))
+# What every study keeps; the main one has the directions and the interventions too.
+NUMBERS = ("recon_sq", "recon_norm", "first_losses", "p_active", "recovered", "covered", "share_in", "cos_out")
+
+
+def measure_numbers(l3d: L3D, task: toys.Task) -> dict[str, Tensor]:
+    """Returns what every study of the chapter keeps of one decomposition."""
+    facts = measure(l3d)
+    return {name: facts[name] for name in NUMBERS}
+
+
+def measure_all(l3d: L3D, task: toys.Task, *, n_samples: int, length: float) -> dict[str, Tensor]:
+    """Returns everything that is measured of one decomposition, see `measure` and `measure_behaviour`."""
+    return measure(l3d) | measure_behaviour(l3d, task, n_samples, length)
 
 
 def measure(l3d: L3D) -> dict[str, Tensor]:

@@ -12,7 +12,8 @@ from torch import Tensor
 from .. import toys
 from ..artifacts import config_hash
 from .statistics import last_epochs, spread, spread_text
-from .superposition import Study, SuperpositionResult, SuperpositionSettings
+from .studies import Study, first_losses
+from .superposition import SuperpositionResult, SuperpositionSettings
 
 
 def chosen_candidate(tuning: Study) -> str:
@@ -46,7 +47,7 @@ def _claims(result: SuperpositionResult) -> dict[str, dict[str, list]]:
     """Returns the value of each claim for each variant on each target."""
     main, found = result.main, {}
     for name in main.names:
-        m = {key: main.of(key, name) for key in main.tensors}
+        m = main.all(name)
         covered = m["recovered"].squeeze(-1).bool()
         shares = (m["share_in"].amin(1) >= 0.98) & (m["share_out"].amin(1) >= 0.95)
         found[name] = {
@@ -91,7 +92,7 @@ def _numbers(result: SuperpositionResult) -> dict[str, Any]:
     """Returns the values that the chapter's prose quotes, by glue name."""
     main, numbers = result.main, {}
     for name in main.names:
-        m = {key: main.of(key, name) for key in main.tensors}
+        m = main.all(name)
         numbers |= {
             f"recon_{name}": spread_text(last_epochs(m["recon_sq"])),
             f"recon_norm_{name}": spread_text(last_epochs(m["recon_norm"])),
@@ -141,7 +142,7 @@ def _counts(result: SuperpositionResult) -> dict[str, Any]:
         "tuning_chosen": best,
         "tuning_chosen_recovered": _recovered(tuning, best),
         "positive_signs": f"{int((main.of('sign', 'tuned') > 0).sum())} of {main.of('sign', 'tuned').numel()}",
-        "target_seconds": f"{toys.load_toys(toys.WEIGHTS / 'superposition_5-2.safetensors').wall_seconds:.0f}",
+        "target_seconds": f"{toys.shipped('superposition', 5, 2).wall_seconds:.0f}",
         "off_ratio": f"{spread(main.of('inactive_ratio', 'tuned').flatten())['median']:.2f}",
         "matched_length": f"{length:g}",
         "active_share": f"{toys.active_share(5):.0%}",
@@ -164,10 +165,6 @@ def summarise(result: SuperpositionResult, preset: str, papers: dict[str, dict[s
         papers: The paper's own numbers, see `record.paper_values`.
     """
     seconds = {name: study.facts["wall_seconds"] for name, study in result.stacks.items()}
-    losses = {
-        name: [[[float(f"{x:.7g}") for x in row] for row in per] for per in study.tensors["first_losses"].tolist()]
-        for name, study in result.stacks.items()
-    }
     paper = {
         "paper_recon": f"{100 * papers['tms_recon']['value']:.0f} %",
         "paper_selectivity": " to ".join(map(str, papers["tms_selectivity"]["range"])),
@@ -179,6 +176,6 @@ def summarise(result: SuperpositionResult, preset: str, papers: dict[str, dict[s
         "settings": settings_digest(result.settings),
         "numbers": _numbers(result) | paper,
         "claims": _claims(result),
-        "first_losses": losses,
+        "first_losses": first_losses(result.stacks),
         "provenance": {**facts, "core_seconds": round(sum(seconds.values()), 1), "seconds": seconds},
     }

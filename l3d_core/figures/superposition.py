@@ -17,7 +17,7 @@ from ..chapters.statistics import last_epochs
 from .style import FEATURE_COLOURS, GREY, PAPER, SIGNED, VARIANT_COLOURS, style
 
 if TYPE_CHECKING:
-    from ..chapters.superposition import Study
+    from ..chapters.studies import Study
 
 
 def _ordered(main: Study, variant: str, target: int) -> Tensor:
