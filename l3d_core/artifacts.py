@@ -22,22 +22,23 @@ from torch import Tensor
 
 __version__ = "0.1.0"
 _HERE = Path(__file__).parent
-# Modules that show, list, check or publish results and have no part in computing them; chapters name their own.
-_BESIDE_RESULTS = ("__init__", "__main__", "artifacts", "chapters", "check", "claims", "cli", "experiments", "figures",
-                   "pages", "publish", "record", "runner", "sweep", "targets")  # fmt: skip
+# Modules that show, list, check or publish results and have no part in computing them, or in some only.
+_BESIDE_RESULTS = ("__init__", "__main__", "artifacts", "baselines", "chapters", "check", "claims", "cli", "exhibits",
+                   "experiments", "figures", "measures", "pages", "publish", "record", "runner", "sweep",
+                   "targets")  # fmt: skip
 
 
-def code_digest(chapter: Sequence[str] = ()) -> str:
+def code_digest(also: Sequence[str] = ()) -> str:
     """Returns a hash of the source that results depend on, so that those of other code are not reused.
 
     Args:
-        chapter: Modules of `chapters` that take part, by name.
+        also: Modules of `chapters`, `baselines` and the like that take part, by their last name.
     """
     h = hashlib.sha256()
     for path in sorted(_HERE.rglob("*.py")):
         name = path.relative_to(_HERE).as_posix()
-        top, stem = name.split("/")[0].removesuffix(".py"), path.stem
-        if top not in _BESIDE_RESULTS or (top == "chapters" and stem in chapter):
+        top = name.split("/")[0].removesuffix(".py")
+        if top not in _BESIDE_RESULTS or (path.stem in also and top != "figures"):
             h.update(name.encode() + path.read_bytes())
     return h.hexdigest()[:16]
 

@@ -10,81 +10,13 @@ from typing import Any
 
 from . import record
 from .chapters.statistics import spread_text
+from .claim_list import CLAIMS as CLAIMS
+from .claim_list import Claim as Claim
 from .experiments import notebooks
 
 VARIANTS = ("text", "code", "tuned")
 REPRODUCES, IN_PART, DOES_NOT, NOT_TESTABLE = "reproduces", "in part", "does not", "not testable"
 FEWEST = 8
-
-
-@dataclass(frozen=True, kw_only=True)
-class Claim:
-    """One claim of the paper as a checkable statement."""
-
-    id: str
-    """Anchor, and the key of its values in the notebook's record."""
-    notebook: str
-    """Where it is tested."""
-    figure: str
-    """Anchor of the figure that shows it."""
-    place: str
-    """Where the paper says it."""
-    statement: str
-    """What is checked, for one target."""
-    paper: str | None = None
-    """Key in paper_values.json of the paper's number; None for a claim that holds or not."""
-    tolerance: float | None = None
-    """How far the median may lie from the paper's number; fixed before the first full run."""
-
-
-_TMS = {"notebook": "01_superposition"}
-
-CLAIMS = (
-    Claim(
-        id="tms-recon", figure="recon-variants", place="section 3.1.2", paper="tms_recon", tolerance=0.04, **_TMS,
-        statement="The reconstruction error (recon_sq, mean of the last 100 epochs) is 19 %.",
-    ),
-    Claim(
-        id="tms-all-features", figure="recovery-counts", place="section 3.1.2", **_TMS,
-        statement="Five subnetworks are live, and each of the five features is the top input of exactly one.",
-    ),
-    Claim(
-        id="tms-one-feature-each", figure="paper-fig-2", place="Figure 2", **_TMS,
-        statement="Moreover every subnetwork holds at least 98 % of the squared norm of its W_in on one input and "
-        "95 % of that of its W_out on one output.",
-    ),
-    Claim(
-        id="tms-parallel", figure="paper-fig-3", place="Figure 3", **_TMS,
-        statement="The subnetworks' directions are nearly parallel to the model's: abs(cos) is at least 0.995 in the "
-        "mean and 0.98 at worst.",
-    ),
-    Claim(
-        id="tms-selective", figure="paper-fig-4", place="Figure 4", **_TMS,
-        statement="A step along a subnetwork moves the relevant output at least 8 times as much as the mean of the "
-        "others (mean over subnetworks) and 5 times as much as any (worst subnetwork).",
-    ),
-    Claim(
-        id="tms-largest-change", figure="paper-fig-5", place="Figure 5", **_TMS,
-        statement="Along every subnetwork the relevant output has the largest range of median changes.",
-    ),
-    Claim(
-        id="tms-switch-off", figure="recovery", place="section 3.1.3", **_TMS,
-        statement="A feature can be turned off: its output, where it is active, falls below 0.03 in the mean.",
-    ),
-    Claim(
-        id="tms-interference", figure="interference", place="section 3.1.2", **_TMS,
-        statement="Gradients of samples with several active features are rebuilt worse than those with one, "
-        "every coefficient kept.",
-    ),
-    Claim(
-        id="tms-dimension", figure="sizes", place="section 3.1.2", **_TMS,
-        statement="The error is lower in higher dimension: at 40-10 it is below that at 5-2.",
-    ),
-    Claim(
-        id="tms-references", figure="reference-kinds", place="section 2.2", **_TMS,
-        statement="All three kinds of reference give a reasonable result: five live subnetworks, one per feature.",
-    ),
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -159,7 +91,7 @@ def ledger(root: Path) -> list[Row]:
     """
     papers = record.paper_values(root)
     records = {name: record.read(root / "book" / "results" / f"{name}.ipynb") for name in notebooks()}
-    return [_row(claim, papers, records[claim.notebook]) for claim in CLAIMS]
+    return [_row(claim, papers, records[claim.notebook]) for claim in CLAIMS if claim.notebook in records]
 
 
 def _row(claim: Claim, papers: Mapping[str, Any], found: Mapping[str, Any]) -> Row:

@@ -1,65 +1,16 @@
-"""The manifest: which notebook shows which figure or table of the paper, and every setting it is made with."""
+"""Every setting that the notebooks' results are made with; with `exhibits`, the manifest of the book."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import NamedTuple
 
-from .chapters import superposition
+from .chapters import superposition, toy_chapter
 from .chapters.studies import Variant
 from .chapters.superposition import SuperpositionSettings
+from .chapters.toy_chapter import Extra, ToySettings
+from .exhibits import EXHIBITS as EXHIBITS
+from .exhibits import Exhibit as Exhibit
 from .l3d import L3DConfig
-
-
-class Exhibit(NamedTuple):
-    """A figure or table of the paper, its draft, or this book.
-
-    Attributes:
-        id: Anchor in the book.
-        place: Where it stands: 'Figure 2', 'Table 1', 'draft Figure S2', 'book Figure 1.1'.
-        title: What it shows.
-        notebook: The notebook that shows it, or will.
-    """
-
-    id: str
-    place: str
-    title: str
-    notebook: str
-
-
-EXHIBITS = (
-    Exhibit("paper-fig-1", "Figure 1", "Loss landscape and its directions", "04_squared"),
-    Exhibit("paper-table-1", "Table 1", "The four toy models and their properties", "04_squared"),
-    Exhibit("paper-fig-2", "Figure 2", "Subnetworks of the toy model of superposition", "01_superposition"),
-    Exhibit("paper-fig-3", "Figure 3", "Directions of the model and of its subnetworks", "01_superposition"),
-    Exhibit("paper-fig-4", "Figure 4", "Outputs after an intervention on each subnetwork", "01_superposition"),
-    Exhibit("paper-fig-5", "Figure 5", "Change of each output along each subnetwork", "01_superposition"),
-    Exhibit("draft-fig-s2", "draft Figure S2", "Encoder directions in the hidden layer", "01_superposition"),
-    Exhibit("paper-fig-6", "Figure 6", "Subnetworks of circuit superposition", "02_circuit_superposition"),
-    Exhibit("paper-fig-7", "Figure 7", "Coefficients of A against those derived", "02_circuit_superposition"),
-    Exhibit("paper-fig-8", "Figure 8", "Subnetworks of higher-rank circuits", "03_high_rank"),
-    Exhibit("paper-fig-s1", "Figure S1", "Architecture of the higher-rank model", "03_high_rank"),
-    Exhibit("paper-fig-s2", "Figure S2", "Reconstruction loss against rank", "03_high_rank"),
-    Exhibit("paper-fig-s3", "Figure S3", "Higher-rank decompositions of ranks 1 to 6", "03_high_rank"),
-    Exhibit("paper-fig-9", "Figure 9", "Subnetworks of the squaring model", "04_squared"),
-    Exhibit("paper-fig-10", "Figure 10", "Interventions on the squaring model", "04_squared"),
-    Exhibit("paper-fig-s4", "Figure S4", "Interventions of six sizes", "04_squared"),
-    Exhibit("paper-fig-s5", "Figure S5", "Interventions on two subnetworks at once", "04_squared"),
-    Exhibit("paper-fig-s6", "Figure S6", "Squaring model with 3, 5, 10 and 15 subnetworks", "04_squared"),
-    Exhibit("paper-fig-s7", "Figure S7", "Training loss against number of subnetworks", "04_squared"),
-    Exhibit("paper-table-2", "Table 2", "Ten subnetworks of a language model", "05_language_model"),
-    Exhibit("paper-table-c01", "Section C.0.1", "All subnetworks of a language model", "05_language_model"),
-    Exhibit("paper-fig-11", "Figure 11", "Ten subnetworks of a vision model", "06_vision"),
-    Exhibit("paper-fig-c02", "Section C.0.2", "All subnetworks of a vision model", "06_vision"),
-    Exhibit("switches", "book Table 1.1", "Which departure from the text moves the error", "01_superposition"),
-    Exhibit("interference", "book Table 1.2", "Error with one and with several active features", "01_superposition"),
-    Exhibit("recovery-counts", "book Table 1.3", "Recovery of the five features over targets", "01_superposition"),
-    Exhibit("tuning", "book Table 1.4", "The candidates for the tuned variant", "01_superposition"),
-    Exhibit("recon-variants", "book Figure 1.1", "Reconstruction error of three variants", "01_superposition"),
-    Exhibit("recovery", "book Figure 1.2", "Recovery of the five features over targets", "01_superposition"),
-    Exhibit("reference-kinds", "book Figure 1.3", "Three kinds of reference output", "01_superposition"),
-    Exhibit("sizes", "book Figure 1.4", "Reconstruction error against dimension", "01_superposition"),
-)
 
 PRESETS = ("quick", "paper")
 
@@ -95,6 +46,123 @@ SUPERPOSITION_SWITCHES = {
     "code, true mse": Variant(TOY_CODE, "mse"),
 }
 
+# Euclidean length of the paper's step on the squaring network: 0.095 for its delta = 0.3.
+SQUARED_LENGTH = 0.095 / 0.3
+# The base of every `tuned`; k and n_v are chosen on the tuning targets.
+TOY_TUNED = replace(TOY_TEXT, loss="recon_sq", weight_decay=0.0)
+EIGHT = tuple(range(8))
+TUNING = tuple(range(1000, 1016))
+
+
+def _candidates(n_v: tuple[int, ...], k: tuple[float, ...], **rest: object) -> dict[str, Variant]:
+    """Returns what the `tuned` variant of a toy is chosen from."""
+    return {
+        f"{divergence}, n_v {n}, k {fraction:g}": Variant(
+            replace(TOY_TUNED, n_v=n, k_fraction=fraction, **rest), divergence
+        )
+        for divergence in ("mse", "half_reference_mse")
+        for n in n_v
+        for fraction in k
+    }
+
+
+def _switches(text: Variant, code: Variant) -> dict[str, Variant]:
+    """Returns single departures: from `text`, each switched to what `code` has, and the other way round.
+
+    The encoder's start is a copy of the decoder in both; the literal "every 100 steps" is in neither.
+    """
+    settings = {
+        "squared loss": ("loss",), "sum of norms": ("v_out_norm",), "one more kept": ("k_extra",),
+        "Adam": ("weight_decay",), "dense start": ("dense_epochs",),
+    }  # fmt: skip
+    found = {}
+    for name, own, other in (("text", text, code), ("code", code, text)):
+        found[f"{name}: divergence"] = own._replace(divergence=other.divergence)
+        for switch, fields in settings.items():
+            changes = {field: getattr(other.config, field) for field in fields}
+            found[f"{name}: {switch}"] = own._replace(config=replace(own.config, **changes))
+        found[f"{name}: random encoder"] = own._replace(config=replace(own.config, encoder_init="random"))
+        steps = replace(own.config, lr_decay_every_epochs=None, lr_decay_every_steps=100)
+        found[f"{name}: decay per 100 steps"] = own._replace(config=steps)
+        found[f"{name}: points"] = own._replace(n_inputs=None if own.n_inputs else 250)
+    return found
+
+
+def _again(variants: dict[str, Variant], times: int = 3) -> dict[str, Variant]:
+    """Returns variants decomposed again with other seeds: '<variant> 1' and so on."""
+    return {
+        f"{name} {i}": variant._replace(seed_offset=100 * i)
+        for name, variant in variants.items()
+        for i in range(1, times + 1)
+    }
+
+
+def _nearby(variant: Variant, ranks: tuple[int, ...]) -> dict[str, Variant]:
+    """Returns a variant with n_v, k and rank a little off."""
+    config, found = variant.config, {}
+    for n_v in (config.n_v - 2, config.n_v + 2):
+        found[f"n_v {n_v}"] = variant._replace(config=replace(config, n_v=n_v))
+    for k in (config.k_fraction * 0.75, config.k_fraction * 1.25):
+        found[f"k {k:.3g}"] = variant._replace(config=replace(config, k_fraction=k))
+    for rank in ranks:
+        found[f"rank {rank}"] = variant._replace(config=replace(config, rank=rank))
+    return found
+
+
+def _swept(variants: dict[str, Variant], **values: tuple) -> dict[str, Variant]:
+    """Returns variants with one setting swept: '<variant>, <setting> <value>'."""
+    ((setting, over),) = values.items()
+    return {
+        f"{name}, {setting} {value}": variant._replace(config=replace(variant.config, **{setting: value}))
+        for name, variant in variants.items()
+        for value in over
+    }
+
+
+def _toy(toy: str, size: tuple[int, int], variants: dict[str, Variant], candidates: dict[str, Variant],
+         extras: dict[str, Extra], ranks: tuple[int, ...], length: float = 1.0) -> dict[str, ToySettings]:  # fmt: skip
+    """Returns both presets of a toy chapter; the quick one has two targets and 20 epochs."""
+    main = {name: variant for name, variant in variants.items() if not (toy == "squared" and name == "code")}
+    agreeing = {name: variants[name] for name in ("text", "tuned")}
+    extras = {
+        "tuning": Extra(candidates, TUNING[:8]),
+        "switches": Extra(_switches(variants["text"], variants["code"]), EIGHT),
+        "again": Extra(_again(agreeing), EIGHT, directions=True),
+        "nearby": Extra(_nearby(variants["tuned"], ranks), EIGHT, directions=True),
+        **extras,
+    }
+    if toy == "squared":
+        extras["code"] = Extra({"code": variants["code"]}, tuple(range(16)), toy="squared_elu", everything=True)
+    paper = ToySettings(toy=toy, size=size, variants=main, seeds=tuple(range(16)), extras=extras, length=length)
+    few = {name: extra._replace(seeds=extra.seeds[:2]) for name, extra in extras.items()}
+    quick = replace(paper, seeds=(0, 1), extras=few, epochs=10)
+    return {"paper": paper, "quick": quick}
+
+
+TMCS_VARIANTS = {
+    "text": Variant(replace(TOY_TEXT, n_v=10), "mse"),
+    "code": Variant(replace(TOY_CODE, n_v=10, dense_epochs=2), "half_reference_mse"),
+    "tuned": Variant(replace(TOY_TUNED, n_v=12, k_fraction=0.15), "half_reference_mse"),
+}
+HIGH_RANK_VARIANTS = {
+    "text": Variant(replace(TOY_TEXT, n_v=8, rank=3), "mse"),
+    "code": Variant(replace(TOY_CODE, n_v=8, rank=2), "half_reference_mse", n_inputs=250),
+    "tuned": Variant(replace(TOY_TUNED, n_v=8, rank=1, k_fraction=0.15), "half_reference_mse"),
+}
+# The code's rank is 2 for weights and 1 for biases; its first 11 epochs are dense, and its network has ELU throughout.
+SQUARED_VARIANTS = {
+    "text": Variant(replace(TOY_TEXT, n_v=5, rank=2), "mse"),
+    "code": Variant(
+        replace(TOY_CODE, n_v=5, rank={"*.weight": 2, "*.bias": 1}, dense_epochs=11), "half_reference_mse", n_inputs=250
+    ),
+    "tuned": Variant(replace(TOY_TUNED, n_v=10, rank=1, k_fraction=0.1), "half_reference_mse"),
+}
+_HIGH_RANK_SWEPT = {
+    "text": Variant(replace(TOY_TEXT, n_v=10), "mse"),
+    "code": Variant(replace(TOY_CODE, n_v=10), "half_reference_mse", n_inputs=250),
+}
+_SQUARED_SWEPT = {"text": Variant(TOY_TEXT, "mse"), "code": Variant(TOY_CODE, "half_reference_mse", n_inputs=250)}
+
 SETTINGS = {
     "01_superposition": {
         "paper": SuperpositionSettings(
@@ -119,24 +187,50 @@ SETTINGS = {
             sizes=((5, 2), (10, 4)),
             epochs=20,
         ),
-    }
-}
+    },
+    "02_circuit_superposition": _toy(
+        "circuit_superposition", (10, 5), TMCS_VARIANTS, _candidates((10, 12, 15), (0.05, 0.1, 0.15, 0.2)), {}, (2, 3)
+    ),
+    "03_high_rank": _toy(
+        "high_rank", (30, 10), HIGH_RANK_VARIANTS, _candidates((8, 10, 12), (0.05, 0.1, 0.15, 0.2)),
+        {
+            "ranks": Extra(_swept(_HIGH_RANK_SWEPT, rank=(1, 2, 3, 4, 5, 6)), EIGHT),
+            "n_v": Extra(_swept(HIGH_RANK_VARIANTS, n_v=(6, 8, 10)), tuple(range(16))),
+            "draft": Extra(HIGH_RANK_VARIANTS, EIGHT, size=(25, 10)),
+        },
+        (2, 3),
+    ),
+    "04_squared": _toy(
+        "squared", (5, 10), SQUARED_VARIANTS, _candidates((10, 15), (0.05, 0.1, 0.15)),
+        {
+            "n_v": Extra(_swept({"text": _SQUARED_SWEPT["text"]}, n_v=(3, 5, 10, 15)), EIGHT),
+            "n_v-code": Extra(_swept({"code": _SQUARED_SWEPT["code"]}, n_v=(3, 5, 10, 15)), EIGHT, toy="squared_elu"),
+            "elu": Extra({"text": SQUARED_VARIANTS["text"]}, EIGHT, toy="squared_elu"),
+            "gelu": Extra({"code": SQUARED_VARIANTS["code"]}, EIGHT),
+        },
+        (2, 3), SQUARED_LENGTH,
+    ),
+}  # fmt: skip
 
+NOTEBOOKS = ("01_superposition",)
 # The module that computes each notebook's results.
-CHAPTERS = {"01_superposition": superposition}
+CHAPTERS = {
+    "01_superposition": superposition,
+    **dict.fromkeys(("02_circuit_superposition", "03_high_rank", "04_squared"), toy_chapter),
+}
 
 
 def notebooks() -> list[str]:
     """Returns the notebooks that exist, in reading order."""
-    return list(SETTINGS)
+    return list(NOTEBOOKS)
 
 
 def built(exhibit: Exhibit) -> bool:
     """Returns whether an exhibit's notebook exists yet."""
-    return exhibit.notebook in SETTINGS
+    return exhibit.notebook in NOTEBOOKS
 
 
-def settings(notebook: str, preset: str) -> SuperpositionSettings:
+def settings(notebook: str, preset: str) -> SuperpositionSettings | ToySettings:
     """Returns the settings of a notebook's preset.
 
     Args:

@@ -1,0 +1,110 @@
+"""Chapters 2 to 4: one toy each, its variants, and studies of other settings on the same targets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from .studies import Job, Study, Variant, run_studies
+from .toy_measures import measure_all, measure_directions, measure_numbers
+
+
+class Extra(NamedTuple):
+    """A study beside the main one.
+
+    Attributes:
+        variants: By name.
+        seeds: Targets.
+        directions: Whether the directions themselves are kept.
+        toy: Another toy than the chapter's.
+        size: Another size.
+        everything: Whether all is measured that the main study measures.
+    """
+
+    variants: dict[str, Variant]
+    seeds: tuple[int, ...]
+    directions: bool = False
+    toy: str | None = None
+    size: tuple[int, int] | None = None
+    everything: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToySettings:
+    """What a toy chapter computes."""
+
+    toy: str
+    """See `toys.ToyTraining`."""
+    size: tuple[int, int]
+    """Features and hidden dimensions."""
+    variants: dict[str, Variant]
+    """The variants `text`, `code` and `tuned`."""
+    seeds: tuple[int, ...]
+    """Targets reported on; also the seeds of their decompositions."""
+    extras: dict[str, Extra] = field(default_factory=dict)
+    """Other studies by name."""
+    epochs: int = 1000
+    """Epochs of every decomposition (App. B.3: 1000)."""
+    length: float = 1.0
+    """Euclidean length of an intervention's step of size 1: that of the paper's."""
+
+
+class ToyResult(NamedTuple):
+    """Everything a toy chapter shows; `studies` holds what `main` is made of too."""
+
+    settings: ToySettings
+    main: Study
+    studies: dict[str, Study]
+
+
+def jobs(settings: ToySettings, measure: Callable = measure_all) -> dict[str, Job]:
+    """Returns the stacks to run by name, those with most runs first.
+
+    Args:
+        settings: The chapter's.
+        measure: What is kept of the main study; takes the step's length by name.
+    """
+    main = Job(
+        toy=settings.toy, size=settings.size, seeds=settings.seeds, variants=settings.variants, epochs=settings.epochs,
+        measure=partial(measure, length=settings.length),
+    )  # fmt: skip
+    found = {"main": main}
+    for name, extra in settings.extras.items():
+        found[name] = replace(
+            main, variants=extra.variants, seeds=extra.seeds, toy=extra.toy or settings.toy,
+            size=extra.size or settings.size,
+            measure=main.measure if extra.everything else measure_directions if extra.directions else measure_numbers,
+        )  # fmt: skip
+    order = sorted(found, key=lambda name: -len(found[name].variants) * len(found[name].seeds))
+    return {name: found[name] for name in order}
+
+
+def run(
+    settings: ToySettings,
+    *,
+    folder: str | Path | None = None,
+    device: str = "cpu",
+    workers: int | None = None,
+    progress: bool = False,
+    measure: Callable = measure_all,
+) -> ToyResult:
+    """Returns a chapter's results, each study from disk where it is done.
+
+    Args:
+        settings: See `experiments.settings`.
+        folder: Where results live; None for `artifacts/` of the project.
+        device: 'cpu' or 'cuda'.
+        workers: Studies run side by side; None for one per core on the CPU, and one on a GPU.
+        progress: Show bars on standard error.
+        measure: See `jobs`.
+
+    Raises:
+        ValueError: See `studies.study`.
+    """
+    options = {"folder": folder, "device": device, "workers": workers, "progress": progress}
+    done = run_studies(settings.toy, jobs(settings, measure), **options)
+    main = done["main"].beside(done["code"]) if "code" in done else done["main"]
+    return ToyResult(settings, main, done)

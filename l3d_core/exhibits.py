@@ -1,0 +1,56 @@
+"""The figures and tables of the paper, its draft and this book, and which notebook shows each."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Exhibit(NamedTuple):
+    """A figure or table of the paper, its draft, or this book.
+
+    Attributes:
+        id: Anchor in the book.
+        place: Where it stands: 'Figure 2', 'Table 1', 'draft Figure S2', 'book Figure 1.1'.
+        title: What it shows.
+        notebook: The notebook that shows it, or will.
+    """
+
+    id: str
+    place: str
+    title: str
+    notebook: str
+
+
+EXHIBITS = (
+    Exhibit("paper-fig-1", "Figure 1", "Loss landscape and its directions", "04_squared"),
+    Exhibit("paper-table-1", "Table 1", "The four toy models and their properties", "04_squared"),
+    Exhibit("paper-fig-2", "Figure 2", "Subnetworks of the toy model of superposition", "01_superposition"),
+    Exhibit("paper-fig-3", "Figure 3", "Directions of the model and of its subnetworks", "01_superposition"),
+    Exhibit("paper-fig-4", "Figure 4", "Outputs after an intervention on each subnetwork", "01_superposition"),
+    Exhibit("paper-fig-5", "Figure 5", "Change of each output along each subnetwork", "01_superposition"),
+    Exhibit("draft-fig-s2", "draft Figure S2", "Encoder directions in the hidden layer", "01_superposition"),
+    Exhibit("paper-fig-6", "Figure 6", "Subnetworks of circuit superposition", "02_circuit_superposition"),
+    Exhibit("paper-fig-7", "Figure 7", "Coefficients of A against those derived", "02_circuit_superposition"),
+    Exhibit("paper-fig-8", "Figure 8", "Subnetworks of higher-rank circuits", "03_high_rank"),
+    Exhibit("paper-fig-s1", "Figure S1", "Architecture of the higher-rank model", "03_high_rank"),
+    Exhibit("paper-fig-s2", "Figure S2", "Reconstruction loss against rank", "03_high_rank"),
+    Exhibit("paper-fig-s3", "Figure S3", "Higher-rank decompositions of ranks 1 to 6", "03_high_rank"),
+    Exhibit("paper-fig-9", "Figure 9", "Subnetworks of the squaring model", "04_squared"),
+    Exhibit("paper-fig-10", "Figure 10", "Interventions on the squaring model", "04_squared"),
+    Exhibit("paper-fig-s4", "Figure S4", "Interventions of six sizes", "04_squared"),
+    Exhibit("paper-fig-s5", "Figure S5", "Interventions on two subnetworks at once", "04_squared"),
+    Exhibit("paper-fig-s6", "Figure S6", "Squaring model with 3, 5, 10 and 15 subnetworks", "04_squared"),
+    Exhibit("paper-fig-s7", "Figure S7", "Training loss against number of subnetworks", "04_squared"),
+    Exhibit("paper-table-2", "Table 2", "Ten subnetworks of a language model", "05_language_model"),
+    Exhibit("paper-table-c01", "Section C.0.1", "All subnetworks of a language model", "05_language_model"),
+    Exhibit("paper-fig-11", "Figure 11", "Ten subnetworks of a vision model", "06_vision"),
+    Exhibit("paper-fig-c02", "Section C.0.2", "All subnetworks of a vision model", "06_vision"),
+    Exhibit("switches", "book Table 1.1", "Which departure from the text moves the error", "01_superposition"),
+    Exhibit("interference", "book Table 1.2", "Error with one and with several active features", "01_superposition"),
+    Exhibit("recovery-counts", "book Table 1.3", "Recovery of the five features over targets", "01_superposition"),
+    Exhibit("tuning", "book Table 1.4", "The candidates for the tuned variant", "01_superposition"),
+    Exhibit("recon-variants", "book Figure 1.1", "Reconstruction error of three variants", "01_superposition"),
+    Exhibit("recovery", "book Figure 1.2", "Recovery of the five features over targets", "01_superposition"),
+    Exhibit("reference-kinds", "book Figure 1.3", "Three kinds of reference output", "01_superposition"),
+    Exhibit("sizes", "book Figure 1.4", "Reconstruction error against dimension", "01_superposition"),
+)
