@@ -39,6 +39,7 @@ ORDER = (
     ("toy_models",),
     ("toy_training",),
     ("toys",),
+    ("measures",),
     ("targets",),
     ("baselines",),
     ("chapters",),
