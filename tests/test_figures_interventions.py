@@ -104,7 +104,7 @@ def test_ratio():
     assert [line.get_color() for line in ax.lines[:3]] == CATEGORIES[:3]
     # The middle of 1, 2, 2, 3, 4, 6, 6, 12 and 18.
     assert ax.lines[3].get_ydata().tolist() == [4, 4] and list(ax.lines[4].get_ydata()) == [15, 10]
-    assert texts(figure) == ["$v_{0}$", "$v_{1}$", "$v_{2}$", "median, n = 3", "paper, mean"]
+    assert texts(figure) == ["$v_{0}$", "$v_{1}$", "$v_{2}$", "median, n = 3 subnetworks", "paper, mean"]
     assert ax.get_yscale() == "log"
 
 

@@ -225,7 +225,7 @@ def plot_ratio(
             line = rows.groupby(x)[y].median()
             ax.plot(line.index, line, lw=1.2, ms=5, alpha=0.85, label=f"$v_{{{name}}}$", **category(place))
         middle = table.groupby(x)[y].median()
-        ax.plot(middle.index, middle, color="0.15", lw=3, zorder=3, label=f"median, n = {table[hue].nunique()}")
+        ax.plot(middle.index, middle, color="0.15", lw=3, zorder=3, label=f"median, n = {table[hue].nunique()} {hue}s")
         if paper:
             ax.plot(
                 sorted(paper), [paper[d] for d in sorted(paper)], color=PAPER, ls=":", marker="x", label="paper, mean"

@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 VARIANT_COLOURS = {"text": "#3b6fb6", "code": "#d9822b", "tuned": "#2e8b57", "matched": "#7a5aa6"}
 FEATURE_COLOURS = ["#4053d3", "#ddb310", "#b51d14", "#00beff", "#fb49b0"]
 CATEGORIES = [*FEATURE_COLOURS, "#87d67c", "#000000", "#966a5f", "#600e5b", "#0609f9"]
-"""Subnetworks or features by index; apart from each other with two, or with weak red or green, cones as well."""
+"""Subnetworks or features by index; apart from each other without red or without green cones too."""
 POSITIVE, NEGATIVE = "#b2182b", "#2166ac"
 SIGNED = "RdBu_r"
 PAPER = "#555555"
