@@ -147,7 +147,7 @@ TMCS_VARIANTS = {
 HIGH_RANK_VARIANTS = {
     "text": Variant(replace(TOY_TEXT, n_v=8, rank=3), "mse"),
     "code": Variant(replace(TOY_CODE, n_v=8, rank=2), "half_reference_mse", n_inputs=250),
-    "tuned": Variant(replace(TOY_TUNED, n_v=8, rank=1, k_fraction=0.15), "half_reference_mse"),
+    "tuned": Variant(replace(TOY_TUNED, n_v=10), "mse"),
 }
 # The code's rank is 2 for weights and 1 for biases; its first 11 epochs are dense, and its network has ELU throughout.
 SQUARED_VARIANTS = {
@@ -155,13 +155,15 @@ SQUARED_VARIANTS = {
     "code": Variant(
         replace(TOY_CODE, n_v=5, rank={"*.weight": 2, "*.bias": 1}, dense_epochs=11), "half_reference_mse", n_inputs=250
     ),
-    "tuned": Variant(replace(TOY_TUNED, n_v=10, rank=1, k_fraction=0.1), "half_reference_mse"),
+    "tuned": Variant(replace(TOY_TUNED, n_v=10, k_fraction=0.15), "half_reference_mse"),
 }
 _HIGH_RANK_SWEPT = {
     "text": Variant(replace(TOY_TEXT, n_v=10), "mse"),
     "code": Variant(replace(TOY_CODE, n_v=10), "half_reference_mse", n_inputs=250),
+    "tuned": HIGH_RANK_VARIANTS["tuned"],
 }
-_SQUARED_SWEPT = {"text": Variant(TOY_TEXT, "mse"), "code": Variant(TOY_CODE, "half_reference_mse", n_inputs=250)}
+_SQUARED_SWEPT = {"text": Variant(TOY_TEXT, "mse"), "tuned": SQUARED_VARIANTS["tuned"]}
+_SQUARED_CODE_SWEPT = {"code": Variant(TOY_CODE, "half_reference_mse", n_inputs=250)}
 
 SETTINGS = {
     "01_superposition": {
@@ -189,12 +191,14 @@ SETTINGS = {
         ),
     },
     "02_circuit_superposition": _toy(
-        "circuit_superposition", (10, 5), TMCS_VARIANTS, _candidates((10, 12, 15), (0.05, 0.1, 0.15, 0.2)), {}, (2, 3)
+        "circuit_superposition", (10, 5), TMCS_VARIANTS, _candidates((10, 12, 15), (0.05, 0.1, 0.15, 0.2)),
+        {"tms": Extra(SUPERPOSITION_VARIANTS, tuple(range(16)), directions=True, toy="superposition", size=(5, 2))},
+        (2, 3),
     ),
     "03_high_rank": _toy(
         "high_rank", (30, 10), HIGH_RANK_VARIANTS, _candidates((8, 10, 12), (0.05, 0.1, 0.15, 0.2)),
         {
-            "ranks": Extra(_swept(_HIGH_RANK_SWEPT, rank=(1, 2, 3, 4, 5, 6)), EIGHT),
+            "ranks": Extra(_swept(_HIGH_RANK_SWEPT, rank=(1, 2, 3, 4, 5, 6)), EIGHT, directions=True),
             "n_v": Extra(_swept(HIGH_RANK_VARIANTS, n_v=(6, 8, 10)), tuple(range(16))),
             "draft": Extra(HIGH_RANK_VARIANTS, EIGHT, size=(25, 10)),
         },
@@ -203,8 +207,10 @@ SETTINGS = {
     "04_squared": _toy(
         "squared", (5, 10), SQUARED_VARIANTS, _candidates((10, 15), (0.05, 0.1, 0.15)),
         {
-            "n_v": Extra(_swept({"text": _SQUARED_SWEPT["text"]}, n_v=(3, 5, 10, 15)), EIGHT),
-            "n_v-code": Extra(_swept({"code": _SQUARED_SWEPT["code"]}, n_v=(3, 5, 10, 15)), EIGHT, toy="squared_elu"),
+            "n_v": Extra(_swept(_SQUARED_SWEPT, n_v=(3, 5, 10, 15)), EIGHT, directions=True),
+            "n_v-code": Extra(
+                _swept(_SQUARED_CODE_SWEPT, n_v=(3, 5, 10, 15)), EIGHT, directions=True, toy="squared_elu"
+            ),
             "elu": Extra({"text": SQUARED_VARIANTS["text"]}, EIGHT, toy="squared_elu"),
             "gelu": Extra({"code": SQUARED_VARIANTS["code"]}, EIGHT),
         },

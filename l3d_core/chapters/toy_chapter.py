@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .studies import Job, Study, Variant, run_studies
 from .toy_measures import measure_all, measure_directions, measure_numbers
@@ -58,6 +58,34 @@ class ToyResult(NamedTuple):
     settings: ToySettings
     main: Study
     studies: dict[str, Study]
+
+
+def changed(settings: ToySettings, **changes: Any) -> ToySettings:  # noqa: ANN401
+    """Returns settings with the main study changed, as a point of a sweep.
+
+    Args:
+        settings: The chapter's.
+        changes: 'seeds' for the targets, 'epochs' for all studies, and fields of `L3DConfig` such as 'rank', 'n_v' or
+            'k_fraction' for every variant of the main study; those that are None stay as they are.
+
+    Raises:
+        ValueError: A value that L3DConfig refuses.
+    """
+    given = {name: value for name, value in changes.items() if value is not None}
+    whole = {name: given.pop(name) for name in ("seeds", "epochs") if name in given}
+
+    def with_changes(variants: dict[str, Variant]) -> dict[str, Variant]:
+        return {name: v._replace(config=replace(v.config, **given)) for name, v in variants.items()}
+
+    extras = dict(settings.extras)
+    if "code" in extras:  # A part of the main study that has a target of its own.
+        code = extras["code"]
+        extras["code"] = code._replace(
+            variants=with_changes(code.variants), seeds=tuple(whole.get("seeds", code.seeds))
+        )
+    if "seeds" in whole:
+        whole["seeds"] = tuple(whole["seeds"])
+    return replace(settings, variants=with_changes(settings.variants), extras=extras, **whole)
 
 
 def jobs(settings: ToySettings, measure: Callable = measure_all) -> dict[str, Job]:

@@ -1,4 +1,4 @@
-"""What steps along subnetworks do to the squaring network (paper Figs. 10, S4, S5; the draft's hidden layers)."""
+"""What steps along stored subnetworks do to a toy target (paper Figs. 10, S4, S5; the draft's hidden layers)."""
 
 from __future__ import annotations
 
@@ -146,3 +146,15 @@ def cross_effect(found: Pair) -> tuple[float, float]:
         varies, by_own = (change.amax(1 - own) - change.amin(1 - own)).max(), change.mean(1 - own)
         shares.append(float(varies / (by_own.max() - by_own.min())))
     return shares[0], shares[1]
+
+
+def linear_error(task: toys.Task, v: Tensor, deltas: tuple[float, ...], length: float, small: float = 1e-3) -> Tensor:
+    """Returns how far the change of outputs is from the linear prediction at W_0, `[n_v, n_deltas]`.
+
+    The norm of the difference over the norm of the change, both over samples and outputs; the prediction is the change
+    at a step of size `small`, scaled.
+    """
+    change = moves(task, v, (small, *deltas), length).change
+    linear = change[:, :1] * (torch.tensor(deltas) / small).view(1, -1, 1, 1)
+    actual = change[:, 1:]
+    return (actual - linear).flatten(2).norm(dim=2) / actual.flatten(2).norm(dim=2).clamp_min(1e-12)

@@ -1,0 +1,194 @@
+"""What the summaries of chapters 2 to 4 share: recovery, tables, tuning, agreement, and the record of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from ..measures import agreement
+from .statistics import last_epochs, spread_text
+from .studies import Study, first_losses
+from .superposition_summary import settings_digest
+from .toy_chapter import ToyResult
+
+MAIN = ("text", "code", "tuned")
+
+
+def live(study: Study, name: str) -> Tensor:
+    """Returns which subnetworks were used in the last epoch, `[n_targets, n_v]`."""
+    return study.of("p_active", name) > 0
+
+
+def found_all(study: Study, name: str, n: int) -> Tensor:
+    """Returns on which targets every one of n features (or groups) is the top input of a live subnetwork."""
+    return study.of("covered", name).flatten() == n
+
+
+def live_share(study: Study, name: str, key: str = "share_in") -> Tensor:
+    """Returns the mean share of the live subnetworks of each target, `[n_targets]`."""
+    alive = live(study, name)
+    return (study.of(key, name) * alive).sum(1) / alive.sum(1).clamp_min(1)
+
+
+def covered_with(study: Study, name: str, n: int, share: float) -> Tensor:
+    """Returns on which targets each feature has a live subnetwork with at least such a share of it."""
+    good = live(study, name) & (study.of("share_in", name) >= share)
+    tops = [top[g].unique().numel() for top, g in zip(study.of("top_input", name), good, strict=True)]
+    return torch.tensor(tops) == n
+
+
+def error(study: Study, name: str) -> Tensor:
+    """Returns the mean error of the last 100 epochs of each target."""
+    return last_epochs(study.of("recon_sq", name))
+
+
+def of_n(values: Tensor) -> str:
+    """Returns 'k of n' for values that are true or false."""
+    return f"{int(values.sum())} of {values.numel()}"
+
+
+def chosen_candidate(tuning: Study, n: int) -> str:
+    """Returns the candidate that becomes `tuned`.
+
+    The one that finds all n features on most targets; among equals, the one whose live subnetworks have the largest
+    mean top-input share (median over targets, to two decimals); among equals still, the one of lowest error.
+    """
+
+    def merit(name: str) -> tuple[int, float, float]:
+        share = round(float(live_share(tuning, name).median()), 2)
+        return int(found_all(tuning, name, n).sum()), share, -float(error(tuning, name).median())
+
+    return max(tuning.names, key=merit)
+
+
+def settings_table(study: Study, n: int, names: Sequence[str] | None = None) -> pd.DataFrame:
+    """Returns what each variant of a study gave: error, error on fresh samples, recovery, shares, live subnetworks."""
+    rows = [
+        {
+            "variant": name,
+            "recon_sq": spread_text(error(study, name)),
+            "fresh samples": spread_text(study.of("recon_fresh", name).flatten()),
+            "all found": of_n(found_all(study, name, n)),
+            "top-input share": spread_text(live_share(study, name)),
+            "live": spread_text(live(study, name).sum(1), 0),
+        }
+        for name in (study.names if names is None else names)
+    ]
+    return pd.DataFrame(rows).set_index("variant")
+
+
+def switch_table(result: ToyResult, n: int) -> pd.DataFrame:
+    """Returns single departures from `text` and from `code`: error and its change, fresh error, recovery."""
+    switches, seeds = result.studies["switches"], result.studies["switches"].seeds
+    base = result.main.part({"text": "text", "code": "code"}, seeds)
+    if "gelu" in result.studies:  # The network that both are compared on.
+        base = base.part({"text": "text"}).beside(result.studies["gelu"].part({"code": "code"}, seeds))
+    both, rows = base.beside(switches), []
+    for name in both.names:
+        own = name.split(":")[0]
+        difference = (error(both, name) - error(both, own)).median()
+        r = both.tensors.get(f"{name}/r")
+        rows.append(
+            {
+                "variant": name,
+                "recon_sq": spread_text(error(both, name)),
+                "change": f"{float(difference):+.3f}" if name != own else "",
+                "fresh samples": spread_text(both.of("recon_fresh", name).flatten()),
+                "all found": of_n(found_all(both, name, n)),
+                **({} if r is None else {"r": f"{float(r.nanmedian()):.3f}"}),
+            }
+        )
+    return pd.DataFrame(rows).set_index("variant")
+
+
+def agreements(result: ToyResult) -> dict[str, list[float]]:
+    """Returns the mean matched abs(cos) of live subnetworks between decompositions of one target, by what differs.
+
+    'text' and 'tuned': between decompositions of other seeds, all pairs with the first. Other keys: between `tuned`
+    and itself with one setting changed, of the same seed.
+    """
+    main, again, nearby = result.main, result.studies["again"], result.studies["nearby"]
+    found: dict[str, list[float]] = {}
+    pairs = [(name.split()[0], name.split()[0], name, again) for name in again.names]
+    pairs += [(name, "tuned", name, nearby) for name in nearby.names]
+    for key, base, name, study in pairs:
+        for i, seed in enumerate(study.seeds):
+            at = main.seeds.index(seed)
+            one, other = (s.of("v_out", v)[j] for s, v, j in ((main, base, at), (study, name, i)))
+            alive, also = live(main, base)[at], live(study, name)[i]
+            found.setdefault(key, []).append(float(agreement(one, other, alive, also).mean))
+    return found
+
+
+def agreement_table(result: ToyResult) -> pd.DataFrame:
+    """Returns agreement by what differs: median, range and number of pairs."""
+    rows = [
+        {"between": f"seeds, {key}" if key in MAIN else f"tuned and {key}", "matched abs(cos)": spread_text(values)}
+        for key, values in agreements(result).items()
+    ]
+    return pd.DataFrame(rows).set_index("between")
+
+
+def tidy(study: Study) -> list[dict[str, Any]]:
+    """Returns one row per variant and target, for tables of sweeps."""
+    rows = []
+    for name in study.names:
+        columns = {
+            "recon_sq": error(study, name), "recon_fresh": study.of("recon_fresh", name).flatten(),
+            "covered": study.of("covered", name).flatten(), "live": live(study, name).sum(1),
+            "share_in": live_share(study, name),
+        }  # fmt: skip
+        for i, seed in enumerate(study.seeds):
+            values = {key: round(float(t[i]), 6) for key, t in columns.items()}
+            rows.append({"variant": name, "seed": seed, **values})
+    return rows
+
+
+def common_numbers(result: ToyResult, n: int) -> dict[str, Any]:
+    """Returns the numbers that every toy chapter's prose quotes, by glue name."""
+    main, numbers = result.main, {}
+    for name in MAIN:
+        numbers |= {
+            f"recon_{name}": spread_text(error(main, name)),
+            f"recon_norm_{name}": spread_text(last_epochs(main.of("recon_norm", name))),
+            f"recon_fresh_{name}": spread_text(main.of("recon_fresh", name).flatten()),
+            f"found_{name}": of_n(found_all(main, name, n)),
+            f"share_{name}": spread_text(live_share(main, name)),
+            f"share_out_{name}": spread_text(live_share(main, name, "share_out")),
+            f"live_{name}": spread_text(live(main, name).sum(1), 0),
+            f"n_v_{name}": main.of("p_active", name).shape[1],
+            f"recon_dense_{name}": spread_text(main.of("recon_dense", name)[:, 0]),
+            f"recon_single_{name}": spread_text(main.of("recon_dense", name)[:, 1]),
+            f"recon_several_{name}": spread_text(main.of("recon_dense", name)[:, 2]),
+        }
+    for key, values in agreements(result).items():
+        numbers[f"agreement_{key.replace(' ', '_')}"] = spread_text(values)
+    chosen = chosen_candidate(result.studies["tuning"], n)
+    return numbers | {
+        "n_trained": main.n_trained, "n_kept": len(main.seeds), "kept_seeds": ", ".join(map(str, main.seeds)),
+        "shown_seed": main.seeds[0], "tuning_chosen": chosen,
+        "tuning_found": of_n(found_all(result.studies["tuning"], chosen, n)),
+        "epochs": result.settings.epochs,
+        "core_minutes": round(sum(s.facts["wall_seconds"] for s in result.studies.values()) / 60, 1),
+    }  # fmt: skip
+
+
+def make_record(
+    result: ToyResult, preset: str, numbers: dict[str, Any], claims: dict[str, dict[str, list]]
+) -> dict[str, Any]:
+    """Returns a chapter's record: glued numbers, claims, a tidy table, first losses and provenance (JSON-able)."""
+    seconds = {name: study.facts["wall_seconds"] for name, study in result.studies.items()}
+    facts = {name: value for name, value in result.main.facts.items() if name != "wall_seconds"}
+    return {
+        "preset": preset,
+        "settings": settings_digest(result.settings),
+        "numbers": numbers,
+        "claims": claims,
+        "table": tidy(result.main),
+        "first_losses": first_losses(result.studies),
+        "provenance": {**facts, "core_seconds": round(sum(seconds.values()), 1), "seconds": seconds},
+    }
