@@ -1,23 +1,21 @@
-"""The command line: l3d list | run | targets | book | check."""
+"""The command line: l3d list | run | sweep | targets | book | check."""
 
 from __future__ import annotations
 
 import argparse
-import ast
 import hashlib
 import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from .artifacts import project_root
 from .experiments import PRESETS
-
-_OWN_OPTIONS = {"preset": "--preset", "device": "--device", "artifacts_dir": "--artifacts"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,20 +46,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="l3d", description="An executable companion to the L3D paper.")
-    commands = parser.add_subparsers(required=True, metavar="list | run | targets | book | check")
+    commands = parser.add_subparsers(required=True, metavar="list | run | sweep | targets | book | check")
     table = commands.add_parser("list", help="figures and tables of the paper, with notebook, command and state")
     table.add_argument("--json", action="store_true", help="print JSON")
     table.set_defaults(command=_list)
     run = commands.add_parser("run", help="run notebooks")
     run.add_argument("names", nargs="*", metavar="NAME", help="a notebook such as 01_superposition")
     run.add_argument("--all", action="store_true", help="every notebook, in reading order")
-    run.add_argument("--preset", choices=PRESETS, default="quick", help="size of the run (default: quick)")
-    run.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto, cuda if present")
     run.add_argument("-p", dest="overrides", action="append", default=[], metavar="name=value", help="a parameter")
     run.add_argument("--output", type=Path, metavar="PATH", help="where the executed notebook goes")
     run.add_argument("--in-place", action="store_true", help="quick only: refresh the outputs in notebooks/")
-    run.add_argument("--artifacts", type=Path, metavar="DIR", help="where results and checkpoints lie")
     run.set_defaults(command=_run)
+    sweep = commands.add_parser("sweep", help="run a notebook at every point of a grid, and make one table of the runs")
+    sweep.add_argument("name", metavar="NAME", help="a notebook such as 01_superposition")
+    axis = "values of a parameter; [1,2] is one value, 0:8 too: the list from 0 to 7"
+    sweep.add_argument("-p", dest="overrides", action="append", default=[], metavar="name=1,2,3", help=axis)
+    sweep.add_argument("--jobs", type=int, default=1, metavar="N", help="points at a time (default: 1)")
+    sweep.add_argument("--output", type=Path, metavar="DIR", help="where executed notebooks and table.csv go")
+    sweep.set_defaults(command=_sweep)
+    for parser_of_runs in (run, sweep):
+        _add_run_options(parser_of_runs)
     targets = commands.add_parser("targets", help="train the shipped toy targets anew")
     targets.add_argument("names", nargs="*", metavar="NAME", help="such as squared_5-10; none for all")
     targets.add_argument("--output", type=Path, metavar="DIR", help="where they go (default: into the package)")
@@ -69,6 +73,15 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("book", help="build the book").set_defaults(command=_book)
     commands.add_parser("check", help="check results, claims and notebooks").set_defaults(command=_check)
     return parser
+
+
+def _add_run_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that every command that runs notebooks has."""
+    parser.add_argument("--preset", choices=PRESETS, default="quick", help="size of the run (default: quick)")
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto, cuda if present"
+    )
+    parser.add_argument("--artifacts", type=Path, metavar="DIR", help="where results and checkpoints lie")
 
 
 def _targets(options: argparse.Namespace) -> int:
@@ -128,19 +141,51 @@ def _run(options: argparse.Namespace) -> int:
     plan = [(root / "notebooks" / f"{name}.ipynb", destination(root, name, options, overrides)) for name in names]
     from .runner import check_parameters, run_notebook
 
-    parameters = {"preset": options.preset, "device": resolve_device(options.device), **overrides}
-    if options.artifacts:
-        parameters["artifacts_dir"] = str(options.artifacts.resolve())
+    parameters = {**_shared_parameters(options), **overrides}
     for source, _ in plan:
         check_parameters(source, parameters)
-    previous = signal.signal(signal.SIGTERM, _stop)
-    try:
+    with _stoppable():
         for source, target in plan:
             run_notebook(source, target, parameters, in_place=options.in_place)
             print(os.path.relpath(target))
+    return 0
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    root = project_root()
+    [name] = check_names([options.name], False)
+    from .runner import check_parameters
+    from .sweep import make_points, parse_grid, run_sweep, sweep_folder
+
+    grid = parse_grid(options.overrides)
+    folder = sweep_folder(root, name, options.preset, grid, options.output)
+    source, parameters = root / "notebooks" / f"{name}.ipynb", _shared_parameters(options)
+    check_parameters(source, {**parameters, **grid})
+    with _stoppable():
+        outcome = run_sweep(source, folder, make_points(grid), parameters, jobs=options.jobs, progress=True)
+    for point, why in outcome.failures.items():
+        print(f"l3d: {point} failed: {why}", file=sys.stderr)
+    if outcome.table:
+        print(os.path.relpath(outcome.table))
+    return 1 if outcome.failures else 0
+
+
+def _shared_parameters(options: argparse.Namespace) -> dict[str, Any]:
+    """Returns what every notebook takes."""
+    parameters = {"preset": options.preset, "device": resolve_device(options.device)}
+    if options.artifacts:
+        parameters["artifacts_dir"] = str(options.artifacts.resolve())
+    return parameters
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Lets a polite kill stop what runs inside."""
+    previous = signal.signal(signal.SIGTERM, _stop)
+    try:
+        yield
     finally:
         signal.signal(signal.SIGTERM, previous)
-    return 0
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
@@ -175,23 +220,10 @@ def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
     Raises:
         ValueError: No '=' in one, a value that cannot be read, or a name that has its own option.
     """
-    import yaml
+    from .runner import read_value, split_parameter
 
-    overrides: dict[str, Any] = {}
-    for pair in pairs:
-        name, equals, text = pair.partition("=")
-        if not (equals and name.isidentifier()):
-            raise ValueError(f"-p {pair!r} is no parameter; expected -p name=value.")
-        if name in _OWN_OPTIONS:
-            raise ValueError(f"-p {name} is not taken; use {_OWN_OPTIONS[name]} {text}.")
-        try:
-            overrides[name] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            try:
-                overrides[name] = yaml.safe_load(text)
-            except yaml.YAMLError as error:
-                raise ValueError(f"-p {pair!r} has no readable value; expected a Python literal or YAML.") from error
-    return overrides
+    texts = {pair: split_parameter(pair) for pair in pairs}
+    return {name: read_value(text, pair) for pair, (name, text) in texts.items()}
 
 
 def destination(root: Path, name: str, options: argparse.Namespace, overrides: dict[str, Any]) -> Path:

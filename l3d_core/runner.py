@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import glob
 import os
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,16 +20,26 @@ INJECTED = "injected-parameters"
 # Where results lie is a matter of the machine, not of the result, so it is not stored.
 _PATH_PARAMETERS = ("artifacts_dir",)
 _START_RACES = ("Address already in use", "Kernel died before replying")
+# Parameters that the commands set through options of their own.
+_OWN_OPTIONS = {"preset": "--preset", "device": "--device", "artifacts_dir": "--artifacts"}
+# What each run under way found in the environment; runs may share a process.
+_FOUND: list[dict[str, str | None]] = []
+_ENVIRONMENT_LOCK = threading.Lock()
 
 
-def run_notebook(source: Path, destination: Path, parameters: Mapping[str, Any], *, in_place: bool = False) -> None:
+def run_notebook(
+    source: Path, destination: Path, parameters: Mapping[str, Any], *, in_place: bool = False, progress: bool = True
+) -> None:
     """Runs a notebook in its own folder and puts the executed copy in place when it is whole.
+
+    Threads may do this at the same time.
 
     Args:
         source: The notebook.
         destination: Where the executed copy goes. A failed or killed run leaves an earlier one untouched.
         parameters: Values for names in its parameters cell.
         in_place: Store outputs only: the parameters passed are the notebook's own, so no cell with them is added.
+        progress: Show a bar, and what the cells write there, on standard error.
 
     Raises:
         ValueError: The notebook is missing or does not take one of the parameters.
@@ -34,14 +47,49 @@ def run_notebook(source: Path, destination: Path, parameters: Mapping[str, Any],
         OSError: The copy cannot be written.
     """
     check_parameters(source, parameters)
-    with _staged(destination) as part:
-        notebook = _execute(source, parameters)
+    with staged(destination) as part:
+        notebook = _execute(source, parameters, progress)
         problems = incomplete(notebook)
         if problems:
             raise RuntimeError(
                 f"{source.name} did not run to its end: {'; '.join(problems)}. {destination} is as it was; run again."
             )
         nbformat.write(clean(notebook, keep_injected=not in_place), part)
+
+
+def split_parameter(pair: str) -> tuple[str, str]:
+    """Returns name and text of a parameter given as name=value.
+
+    Raises:
+        ValueError: No '=', no name, or a name that has its own option.
+    """
+    name, equals, text = pair.partition("=")
+    if not (equals and name.isidentifier()):
+        raise ValueError(f"-p {pair!r} is no parameter; expected -p name=value.")
+    if name in _OWN_OPTIONS:
+        raise ValueError(f"-p {name} is not taken; use {_OWN_OPTIONS[name]} {text}.")
+    return name, text
+
+
+def read_value(text: str, pair: str) -> Any:
+    """Returns a parameter's value, read as a Python literal or else as YAML.
+
+    Args:
+        text: The value as given.
+        pair: Where it stands, for the message.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    import yaml
+
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        try:
+            return yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ValueError(f"-p {pair!r} has no readable value; expected a Python literal or YAML.") from error
 
 
 def check_parameters(source: Path, parameters: Mapping[str, Any]) -> None:
@@ -132,18 +180,21 @@ def _merged(outputs: list[NotebookNode]) -> list[NotebookNode]:
 
 
 @contextmanager
-def _staged(destination: Path) -> Iterator[TextIO]:
+def staged(destination: Path) -> Iterator[TextIO]:
     """Gives a file beside the destination that replaces it at the end, or vanishes if anything is raised.
 
     It is made before the run, so that an unwritable folder is found at once and not after hours. Its name holds this
     process's number, by which a later run finds and removes what a killed one left.
+
+    Raises:
+        OSError: It cannot be written.
     """
     import psutil
 
     part = destination.with_name(f".{destination.name}.{os.getpid()}.part")
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
-        for old in destination.parent.glob(f".{destination.name}.*.part"):
+        for old in destination.parent.glob(f".{glob.escape(destination.name)}.*.part"):
             if not psutil.pid_exists(int(old.name.split(".")[-2])):
                 old.unlink(missing_ok=True)
         with part.open("w", encoding="utf-8") as file:
@@ -161,21 +212,22 @@ def _staged(destination: Path) -> Iterator[TextIO]:
             part.unlink()
 
 
-def _execute(source: Path, parameters: Mapping[str, Any]) -> NotebookNode:
+def _execute(source: Path, parameters: Mapping[str, Any], progress: bool) -> NotebookNode:
     """Returns a notebook as papermill left it; once more if the kernel lost the race for its ports."""
     import papermill
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
-    options = {"kernel_name": "python3", "cwd": str(source.parent), "request_save_on_cell_execute": False}
+    # The folder goes to the kernel alone; papermill's own option would move this whole process into it.
+    options = {"kernel_name": "python3", "resources": {"metadata": {"path": str(source.parent)}}}
+    options |= {"request_save_on_cell_execute": False, "progress_bar": progress}
+    options |= {"stderr_file": sys.stderr if progress else None}
     for attempt in (1, 2):
         try:
             with _kernel_environment():
                 check_kernel()
                 # No output path: the notebook stays in memory until it is known to be whole.
-                return papermill.execute_notebook(
-                    str(source), None, dict(parameters), stderr_file=sys.stderr, **options
-                )
+                return papermill.execute_notebook(str(source), None, dict(parameters), **options)
         except PapermillExecutionError as error:
             raise RuntimeError(f"{source.name} failed: {error.ename}: {error.evalue}\n{error}") from error
         except (RuntimeError, OSError) as error:
@@ -189,21 +241,32 @@ def _execute(source: Path, parameters: Mapping[str, Any]) -> NotebookNode:
 
 @contextmanager
 def _kernel_environment() -> Iterator[None]:
-    """Sets what a kernel inherits, and puts it back.
+    """Sets what a kernel inherits, and puts it back after the last of the runs that share this process.
 
     Kernels are looked for in this environment first. One thread unless told otherwise: the notebooks' many small
     operations are slower with more, and sums keep one order. An inherited MPLBACKEND would leave figures out.
     """
-    saved = dict(os.environ)
-    here = Path(sys.prefix) / "share" / "jupyter"
-    os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, [str(here), saved.get("JUPYTER_PATH")]))
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.environ.pop("MPLBACKEND", None)
+    with _ENVIRONMENT_LOCK:
+        _FOUND.append(_FOUND[0] if _FOUND else _set_environment())
     try:
         yield
     finally:
-        os.environ.clear()
-        os.environ.update(saved)
+        with _ENVIRONMENT_LOCK:
+            found = _FOUND.pop()
+            if not _FOUND:
+                for name in found:
+                    os.environ.pop(name, None)
+                os.environ.update({name: value for name, value in found.items() if value is not None})
+
+
+def _set_environment() -> dict[str, str | None]:
+    """Sets what a kernel inherits; returns what was there, None for nothing."""
+    found = {name: os.environ.get(name) for name in ("JUPYTER_PATH", "OMP_NUM_THREADS", "MPLBACKEND")}
+    here = Path(sys.prefix) / "share" / "jupyter"
+    os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, [str(here), found["JUPYTER_PATH"]]))
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.pop("MPLBACKEND", None)
+    return found
 
 
 def check_kernel() -> None:

@@ -44,14 +44,15 @@ ORDER = (
     ("baselines",),
     ("chapters",),
     ("figures",),
+    ("claim_list", "exhibits"),
     ("experiments",),
     ("claims",),
-    ("check", "pages", "publish", "runner"),
+    ("check", "pages", "publish", "runner", "sweep"),
     ("cli",),
     ("__main__",),
 )
 # These folders and the last step before the command line may import among themselves, though never in a circle.
-AMONG_THEMSELVES = ("baselines", "chapters", "figures", "check", "pages", "publish", "runner")
+AMONG_THEMSELVES = ("baselines", "chapters", "figures", "check", "pages", "publish", "runner", "sweep")
 MATHEMATICS = ("divergences", "references", "gradients", "tucker", "l3d", "bundles", "directions", "plan", "factors",
                "probe", "cuts", "runs", "step", "batches", "streams", "training", "metrics",
                "intervention")  # fmt: skip
@@ -149,7 +150,7 @@ def test_the_package_is_small():
     # a step that forms all and leaves the derivatives to autograd.
     assert mathematics <= 4050
     # Chapters and their figures grow with what is shown; each module of theirs is short.
-    assert rest <= 7000
+    assert rest <= 8500
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
