@@ -19,7 +19,7 @@ def checkout(tmp_path, monkeypatch):
         experiments.Exhibit("b", "Figure 2", "Second", "later"),
     )
     monkeypatch.setattr(experiments, "EXHIBITS", exhibits)
-    monkeypatch.setattr(experiments, "SETTINGS", {"tiny": {}})
+    monkeypatch.setattr(experiments, "NOTEBOOKS", ("tiny",))
     monkeypatch.setattr(cli, "project_root", lambda: tmp_path)
     write(tmp_path / "notebooks" / "tiny.ipynb", tiny("print(preset, n)"))
     return tmp_path
@@ -71,7 +71,7 @@ def test_destinations(runs, checkout):
 
 
 def test_all_runs_the_manifest(runs, monkeypatch, checkout):
-    monkeypatch.setattr(experiments, "SETTINGS", {"tiny": {}, "more": {}})
+    monkeypatch.setattr(experiments, "NOTEBOOKS", ("tiny", "more"))
     write(checkout / "notebooks" / "more.ipynb", tiny())
     assert cli.main(["run", "--all"]) == 0
     assert [source.stem for source, *_ in runs] == ["tiny", "more"]
@@ -121,7 +121,7 @@ def test_output_over_a_source_is_refused(runs, capsys, checkout):
 
 
 def test_a_listed_notebook_that_is_not_there_is_refused_before_any_runs(runs, capsys, monkeypatch):
-    monkeypatch.setattr(experiments, "SETTINGS", {"tiny": {}, "gone": {}})
+    monkeypatch.setattr(experiments, "NOTEBOOKS", ("tiny", "gone"))
     assert "gone.ipynb does not exist" in refusal(capsys, "run", "--all")
     assert runs == []
 
