@@ -45,3 +45,16 @@ def paper_values(root: Path) -> dict[str, dict[str, Any]]:
         root: Top folder of the project.
     """
     return json.loads((root / "book" / "paper_values.json").read_text())
+
+
+def paper_curves(root: Path) -> dict[str, dict[str, Any]]:
+    """Returns curves and points of the paper's figures, each with its place and source, from book/paper_curves.json.
+
+    Args:
+        root: Top folder of the project.
+
+    Returns:
+        By name: 'loss_vs_rank' and 'loss_vs_nsub_x2' have `curves`, by rank or number of subnetworks in words, with
+        lists `epoch` and `loss`; 'fig7_points_a_ahat_by_subnetwork' has `points`, one list of pairs a subnetwork.
+    """
+    return json.loads((root / "book" / "paper_curves.json").read_text())
