@@ -81,28 +81,48 @@ def settings_table(study: Study, n: int, names: Sequence[str] | None = None) -> 
     return pd.DataFrame(rows).set_index("variant")
 
 
+def _switched(result: ToyResult) -> Study:
+    """Returns `text`, `code` and their single departures, on one network and the same targets."""
+    switches = result.studies["switches"]
+    base = result.main.part({"text": "text", "code": "code"}, switches.seeds)
+    if "gelu" in result.studies:  # Where `code` has a network of its own, both are compared on that of `text`.
+        base = base.part({"text": "text"}).beside(result.studies["gelu"].part({"code": "code"}, switches.seeds))
+    return base.beside(switches)
+
+
+def switch_changes(result: ToyResult) -> dict[str, float]:
+    """Returns the median change of the error by each single departure, '<variant>: <difference>'."""
+    both = _switched(result)
+    return {
+        name: float((error(both, name) - error(both, name.split(":")[0])).median())
+        for name in both.names
+        if ":" in name
+    }
+
+
 def switch_table(result: ToyResult, n: int) -> pd.DataFrame:
     """Returns single departures from `text` and from `code`: error and its change, fresh error, recovery."""
-    switches, seeds = result.studies["switches"], result.studies["switches"].seeds
-    base = result.main.part({"text": "text", "code": "code"}, seeds)
-    if "gelu" in result.studies:  # The network that both are compared on.
-        base = base.part({"text": "text"}).beside(result.studies["gelu"].part({"code": "code"}, seeds))
-    both, rows = base.beside(switches), []
+    both, changes, rows = _switched(result), switch_changes(result), []
     for name in both.names:
-        own = name.split(":")[0]
-        difference = (error(both, name) - error(both, own)).median()
         r = both.tensors.get(f"{name}/r")
         rows.append(
             {
                 "variant": name,
                 "recon_sq": spread_text(error(both, name)),
-                "change": f"{float(difference):+.3f}" if name != own else "",
+                "change": f"{changes[name]:+.3f}" if name in changes else "",
                 "fresh samples": spread_text(both.of("recon_fresh", name).flatten()),
                 "all found": of_n(found_all(both, name, n)),
                 **({} if r is None else {"r": f"{float(r.nanmedian()):.3f}"}),
             }
         )
     return pd.DataFrame(rows).set_index("variant")
+
+
+def most_moving(result: ToyResult, base: str, times: int = 2) -> str:
+    """Returns the departures from a variant that change its error most, in words."""
+    changes = {name: c for name, c in switch_changes(result).items() if name.startswith(f"{base}:")}
+    first = sorted(changes, key=lambda name: -abs(changes[name]))[:times]
+    return " and ".join(f"{name.split(': ')[1]} ({changes[name]:+.3f})" for name in first)
 
 
 def agreements(result: ToyResult) -> dict[str, list[float]]:
@@ -167,6 +187,8 @@ def common_numbers(result: ToyResult, n: int) -> dict[str, Any]:
         }
     for key, values in agreements(result).items():
         numbers[f"agreement_{key.replace(' ', '_')}"] = spread_text(values)
+    for name in ("text", "code"):
+        numbers[f"moves_{name}"] = most_moving(result, name)
     chosen = chosen_candidate(result.studies["tuning"], n)
     return numbers | {
         "n_trained": main.n_trained, "n_kept": len(main.seeds), "kept_seeds": ", ".join(map(str, main.seeds)),
