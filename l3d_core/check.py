@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from . import experiments, record
+from .chapters.statistics import settings_digest
 from .chapters.studies import fit_job
-from .chapters.superposition_summary import settings_digest
 from .claims import CLAIMS, ledger
 from .publish import toc_pages
 from .runner import incomplete

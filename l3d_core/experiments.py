@@ -119,9 +119,18 @@ def _swept(variants: dict[str, Variant], **values: tuple) -> dict[str, Variant]:
     }
 
 
+def _quick(settings: ToySettings, seeds: tuple[int, ...]) -> ToySettings:
+    """Returns the quick preset of a toy chapter: a few targets, ten epochs."""
+    extras = {
+        name: extra._replace(seeds=seeds if set(seeds) <= set(extra.seeds) else extra.seeds[: len(seeds)])
+        for name, extra in settings.extras.items()
+    }
+    return replace(settings, seeds=seeds, extras=extras, epochs=10)
+
+
 def _toy(toy: str, size: tuple[int, int], variants: dict[str, Variant], candidates: dict[str, Variant],
          extras: dict[str, Extra], ranks: tuple[int, ...], length: float = 1.0) -> dict[str, ToySettings]:  # fmt: skip
-    """Returns both presets of a toy chapter; the quick one has two targets and 20 epochs."""
+    """Returns both presets of a toy chapter."""
     main = {name: variant for name, variant in variants.items() if not (toy == "squared" and name == "code")}
     agreeing = {name: variants[name] for name in ("text", "tuned")}
     extras = {
@@ -134,9 +143,7 @@ def _toy(toy: str, size: tuple[int, int], variants: dict[str, Variant], candidat
     if toy == "squared":
         extras["code"] = Extra({"code": variants["code"]}, tuple(range(16)), toy="squared_elu", everything=True)
     paper = ToySettings(toy=toy, size=size, variants=main, seeds=tuple(range(16)), extras=extras, length=length)
-    few = {name: extra._replace(seeds=extra.seeds[:2]) for name, extra in extras.items()}
-    quick = replace(paper, seeds=(0, 1), extras=few, epochs=10)
-    return {"paper": paper, "quick": quick}
+    return {"paper": paper, "quick": _quick(paper, (0, 1))}
 
 
 TMCS_VARIANTS = {
@@ -165,6 +172,22 @@ _HIGH_RANK_SWEPT = {
 _SQUARED_SWEPT = {"text": Variant(TOY_TEXT, "mse"), "tuned": SQUARED_VARIANTS["tuned"]}
 _SQUARED_CODE_SWEPT = {"code": Variant(TOY_CODE, "half_reference_mse", n_inputs=250)}
 
+_SUPERPOSITION_EIGHT = (1, 4, 6, 7, 9, 11, 12, 13)  # The first that are kept.
+_SUPERPOSITION_MORE = ToySettings(
+    toy="superposition", size=(5, 2), variants=SUPERPOSITION_VARIANTS, seeds=_SUPERPOSITION_EIGHT,
+    extras={
+        "switches": Extra(
+            _switches(SUPERPOSITION_VARIANTS["text"], SUPERPOSITION_VARIANTS["code"]), _SUPERPOSITION_EIGHT
+        ),
+        "again": Extra(
+            _again({name: SUPERPOSITION_VARIANTS[name] for name in ("text", "tuned")}), _SUPERPOSITION_EIGHT,
+            directions=True,
+        ),
+        "nearby": Extra(_nearby(SUPERPOSITION_VARIANTS["tuned"], (2,)), _SUPERPOSITION_EIGHT, directions=True),
+    },
+    length=MATCHED_LENGTH,
+)  # fmt: skip
+
 SETTINGS = {
     "01_superposition": {
         "paper": SuperpositionSettings(
@@ -175,8 +198,9 @@ SETTINGS = {
             seeds=tuple(range(16)),
             tuning_seeds=tuple(range(1000, 1016)),
             # The first eight kept at 5-2, so that the same seeds are compared at every size.
-            size_seeds=(1, 4, 6, 7, 9, 11, 12, 13),
+            size_seeds=_SUPERPOSITION_EIGHT,
             epochs=1000,
+            more=_SUPERPOSITION_MORE,
         ),
         "quick": SuperpositionSettings(
             variants=SUPERPOSITION_VARIANTS,
@@ -188,6 +212,7 @@ SETTINGS = {
             size_seeds=(1, 4),
             sizes=((5, 2), (10, 4)),
             epochs=20,
+            more=_quick(_SUPERPOSITION_MORE, (1, 4)),
         ),
     },
     "02_circuit_superposition": _toy(
@@ -218,7 +243,7 @@ SETTINGS = {
     ),
 }  # fmt: skip
 
-NOTEBOOKS = ("01_superposition",)
+NOTEBOOKS = ("01_superposition", "02_circuit_superposition")
 # The module that computes each notebook's results.
 CHAPTERS = {
     "01_superposition": superposition,

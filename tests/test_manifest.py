@@ -10,8 +10,9 @@ import torch
 
 from l3d_core import check, experiments, record
 from l3d_core.chapters import superposition
+from l3d_core.chapters.statistics import settings_digest, spread, spread_text
 from l3d_core.chapters.studies import Study, fit_job, study
-from l3d_core.chapters.superposition_summary import chosen_candidate, settings_digest, spread, spread_text
+from l3d_core.chapters.superposition_summary import chosen_candidate
 
 
 def test_built_entries_notebooks_and_contents_agree(root):

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from ..artifacts import config_hash
+
 
 def spread(values: Iterable[float]) -> dict[str, float]:
     """Returns median, smallest, largest and number of some values."""
@@ -23,3 +25,8 @@ def spread_text(values: Iterable[float], digits: int = 3) -> str:
 def last_epochs(recon: Tensor) -> Tensor:
     """Returns the mean error over the last 100 epochs (all, if fewer), the last axis averaged away."""
     return recon[..., -100:].mean(-1)
+
+
+def settings_digest(settings: object) -> str:
+    """Returns a hash of a preset's settings, order included, to tell whether a result was made with today's."""
+    return config_hash({"settings": repr(settings)})

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .. import toys
+from . import toy_chapter
 from .studies import Job, Study, Variant, run_studies
 from .superposition_measures import measure_all, measure_numbers
+from .toy_chapter import ToyResult, ToySettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +39,8 @@ class SuperpositionSettings:
     """Euclidean length of an intervention's step: that of the paper's delta = 1."""
     n_samples: int = 1000
     """Fresh samples for interventions (Figs. 4 and 5: 1000)."""
+    more: ToySettings
+    """Studies that all toys have: single departures, other seeds, nearby settings."""
 
 
 def _scaled(settings: SuperpositionSettings, n_features: int) -> dict[str, Variant]:
@@ -67,6 +71,7 @@ class SuperpositionResult(NamedTuple):
     switches: Study
     references: Study
     sizes: dict[str, Study]
+    more: ToyResult
 
 
 def jobs(settings: SuperpositionSettings) -> dict[str, Job]:
@@ -94,7 +99,7 @@ def jobs(settings: SuperpositionSettings) -> dict[str, Job]:
     found["switches"] = job(settings.switches, settings.seeds)
     everything = partial(measure_all, n_samples=settings.n_samples, length=settings.matched_length)
     found["main"] = replace(job(settings.variants, settings.seeds), measure=everything)
-    return found
+    return found | {f"more-{name}": one for name, one in toy_chapter.jobs(settings.more).items()}
 
 
 def _sizes(settings: SuperpositionSettings, done: dict[str, Study]) -> dict[str, Study]:
@@ -132,6 +137,7 @@ def run(
     options = {"folder": folder, "device": device, "workers": workers, "progress": progress}
     done = run_studies("superposition", jobs(settings), **options)
     main = done["main"]
+    more = {name.removeprefix("more-"): study for name, study in done.items() if name.startswith("more-")}
     sampled = main.part({name: f"{name} sample" for name in settings.variants})
     return SuperpositionResult(
         settings=settings,
@@ -141,4 +147,5 @@ def run(
         switches=main.part({"text": "text", "code": "code"}).beside(done["switches"]),
         references=sampled.beside(done["references"]),
         sizes=_sizes(settings, done),
+        more=ToyResult(settings.more, more["main"], more),
     )

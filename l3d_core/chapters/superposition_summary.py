@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from .. import toys
-from ..artifacts import config_hash
-from .statistics import last_epochs, spread, spread_text
+from .statistics import last_epochs, settings_digest, spread, spread_text
 from .studies import Study, first_losses
-from .superposition import SuperpositionResult, SuperpositionSettings
+from .superposition import SuperpositionResult
+from .toy_summary import most_moving
 
 
 def chosen_candidate(tuning: Study) -> str:
@@ -117,6 +117,8 @@ def _numbers(result: SuperpositionResult) -> dict[str, Any]:
         key = name.replace(",", "").replace(" ", "_")
         numbers[f"switch_{key}"] = spread_text(last_epochs(result.switches.of("recon_sq", name)))
         numbers[f"switch_{key}_recovered"] = _recovered(result.switches, name)
+    for name in ("text", "code"):
+        numbers[f"moves_{name}"] = most_moving(result.more, name)
     return numbers | _counts(result)
 
 
@@ -149,11 +151,6 @@ def _counts(result: SuperpositionResult) -> dict[str, Any]:
         "epochs": result.settings.epochs,
         "core_minutes": round(sum(s.facts["wall_seconds"] for s in result.stacks.values()) / 60, 1),
     }
-
-
-def settings_digest(settings: SuperpositionSettings) -> str:
-    """Returns a hash of a preset's settings, order included, to tell whether a result was made with today's."""
-    return config_hash({"settings": repr(settings)})
 
 
 def summarise(result: SuperpositionResult, preset: str, papers: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from ..measures import agreement
-from .statistics import last_epochs, spread_text
+from .statistics import last_epochs, settings_digest, spread_text
 from .studies import Study, first_losses
-from .superposition_summary import settings_digest
 from .toy_chapter import ToyResult
 
 MAIN = ("text", "code", "tuned")

@@ -43,7 +43,7 @@ def subnetwork_panels(
     for v in order[:most]:
         own = {key: t[v] for key, t in tensors.items()}
         weights, biases = layers(own)
-        top = f"{word} {int(m['top_input'][v]) + 1}, {float(m['share_in'][v]):.3f}" if live[v] else "dead"
+        top = f"{word} {int(m['top_input'][v])}" if live[v] else "dead"
         title = f"$v_{{{v}}}$: {top}\n$P_{{act}}$ {float(m['p_active'][v]):.2f}"
         panels.append(
             Panel(
