@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
 from torch import Tensor
 
 from .. import toys
+from ..gradients import divergence_gradients
+from ..l3d import L3DConfig
 from ..measures import effective_rank
+from ..toy_training import GROUP
 from .moves import shaped
 from .statistics import spread_text
 from .studies import Study
 from .toy_chapter import ToyResult
+from .toy_measures import FRESH, N_FRESH
 from .toy_summary import MAIN, common_numbers, covered_with, error, found_all, live, make_record, of_n
 
 N = 6
 RANKS = (1, 2, 3, 4, 5, 6)
+SIZES = (6, 8, 10)
 SHARE = 0.97
 
 
@@ -62,6 +67,67 @@ def rank_table(result: ToyResult) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index(["variant", "rank"])
 
 
+def excess_table(result: ToyResult) -> pd.DataFrame:
+    """Returns error, recovery and live subnetworks by their number, for each variant."""
+    study, rows = result.studies["n_v"], []
+    for name in MAIN:
+        for n_v in SIZES:
+            key = f"{name}, n_v {n_v}"
+            rows.append(
+                {
+                    "variant": name, "n_v": n_v, "recon_sq": spread_text(error(study, key)),
+                    "all groups": of_n(found_all(study, key, N)), "live": spread_text(live(study, key).sum(1), 0),
+                }
+            )  # fmt: skip
+    return pd.DataFrame(rows).set_index(["variant", "n_v"])
+
+
+def kept_per_sample(config: L3DConfig, n_s: int) -> float:
+    """Returns how many coefficients a sample keeps in the mean of an epoch: what P_act of all subnetworks adds up to.
+
+    Args:
+        config: Of the decomposition.
+        n_s: Samples of an epoch.
+    """
+    whole, rest = divmod(n_s, config.batch_size)
+    return (whole * config.k_count(config.batch_size) + (config.k_count(rest) if rest else 0)) / n_s
+
+
+class GroupDirections(NamedTuple):
+    """What one direction for each group can do at best, measured on gradients of samples with one active group.
+
+    Attributes:
+        error: Share of the gradients' squared length that is left, `[n_targets]`.
+        singular_ratio: Second over first singular value of each direction's part in W_in, `[n_targets, n_groups]`.
+    """
+
+    error: Tensor
+    singular_ratio: Tensor
+
+
+def group_directions(result: ToyResult, name: str) -> GroupDirections:
+    """Returns the first principal direction, about zero, of each group's gradients: no single direction leaves less.
+
+    Args:
+        result: Gives the targets and the variant's divergence.
+        name: The variant.
+    """
+    divergence, errors, ratios = result.settings.variants[name].divergence, [], []
+    for seed in result.main.seeds:
+        task = toys.high_rank(seed)
+        x = task.sample(N_FRESH, seed=FRESH + seed)
+        active = (x.unflatten(1, (-1, GROUP)) != 0).any(-1)
+        gradients = divergence_gradients(task.model, x, divergence, seed=seed)
+        g = torch.cat([gradients[key].flatten(1) for key, _ in task.model.named_parameters()], 1).detach()
+        parts = [g[active[:, i] & (active.sum(1) == 1)] for i in range(active.shape[1])]
+        found = [torch.linalg.svd(part, full_matrices=False) for part in parts]
+        left = sum(s[1:].square().sum() for _, s, _ in found) / sum(s.square().sum() for _, s, _ in found)
+        first = shaped(torch.stack([v[0] for _, _, v in found]), task.model)["W_in"]
+        errors.append(left)
+        ratios.append(effective_rank(first).singular_ratio)
+    return GroupDirections(torch.stack(errors), torch.stack(ratios))
+
+
 def _claims(result: ToyResult) -> dict[str, dict[str, list]]:
     main = result.main
     found = {
@@ -84,22 +150,52 @@ def summarise(result: ToyResult, preset: str, papers: dict[str, dict[str, Any]])
         preset: The preset it ran.
         papers: The paper's own numbers, see `record.paper_values`.
     """
-    main, numbers = result.main, common_numbers(result, N)
+    numbers = common_numbers(result, N)
     for name in MAIN:
-        medians, ratios = by_rank(result, name).median(1).values, singular_ratios(main, name)
-        numbers |= {
-            f"groups_{name}": of_n(covered_with(main, name, N, SHARE)),
-            f"rank_spread_{name}": f"{float(medians.max() - medians.min()):.3f}",
-            f"rank_1_{name}": spread_text(by_rank(result, name)[0]),
-            f"rank_5_{name}": spread_text(by_rank(result, name)[4]),
-            f"caught_{name}": of_n(caught(result, name)),
-            f"singular_{name}": spread_text(ratios[~ratios.isnan()]),
-            f"draft_{name}": spread_text(error(result.studies["draft"], name)),
-            f"draft_found_{name}": of_n(found_all(result.studies["draft"], name, 5)),
-            **{
-                f"found_{n_v}_{name}": of_n(found_all(result.studies["n_v"], f"{name}, n_v {n_v}", N))
-                for n_v in (6, 8, 10)
-            },
-        }
-    numbers["paper_recon"] = f"{papers['high_rank_recon']['value']:.3f}"
+        numbers |= _main_numbers(result, name) | _study_numbers(result, name)
+    x = toys.high_rank(result.main.seeds[0]).inputs
+    active = (x.unflatten(1, (-1, GROUP)) != 0).any(-1).sum(1).float().mean()
+    low, high = papers["high_rank_share"]["range"]
+    numbers |= {
+        "active_groups": f"{float(active):.2f}", "paper_recon": f"{papers['high_rank_recon']['value']:.3f}",
+        "paper_share": f"{low:.3f} to {high:.3f}", "tuning_candidates": len(result.studies["tuning"].names),
+        "tuning_targets": len(result.studies["tuning"].seeds),
+    }  # fmt: skip
     return make_record(result, preset, numbers, _claims(result))
+
+
+def _main_numbers(result: ToyResult, name: str) -> dict[str, Any]:
+    """Returns what the prose quotes of a variant's main decompositions."""
+    main, variant = result.main, result.settings.variants[name]
+    ratios, best = singular_ratios(main, name), group_directions(result, name)
+    w_in, w_out, b = main.of("residual_by_tensor", name).unbind(1)
+    return {
+        f"groups_{name}": of_n(covered_with(main, name, N, SHARE)),
+        f"once_{name}": of_n(main.of("once", name)),
+        f"dead_{name}": of_n(~live(main, name).all(1)),
+        f"kept_{name}": f"{kept_per_sample(variant.config, variant.n_inputs or len(toys.high_rank(0).inputs)):.3f}",
+        f"rank_{name}": variant.config.rank,
+        f"singular_{name}": spread_text(ratios[~ratios.isnan()]),
+        f"best_recon_{name}": spread_text(best.error),
+        f"best_singular_{name}": spread_text(best.singular_ratio.flatten()),
+        f"residual_w_in_{name}": spread_text(w_in), f"residual_w_out_{name}": spread_text(w_out),
+        f"residual_b_{name}": spread_text(b),
+    }  # fmt: skip
+
+
+def _study_numbers(result: ToyResult, name: str) -> dict[str, Any]:
+    """Returns what the prose quotes of a variant's decompositions of other ranks, sizes and inputs."""
+    errors, draft = by_rank(result, name), result.studies["draft"]
+    medians = errors.median(1).values
+    return {
+        f"rank_mean_{name}": spread_text(errors.mean(0)),
+        f"rank_spread_{name}": f"{float(medians.max() - medians.min()):.3f}",
+        f"rank_1_{name}": spread_text(errors[0]),
+        f"rank_5_{name}": spread_text(errors[4]),
+        f"rank_found_{name}": of_n(found_by_rank(result, name).all(0)),
+        f"caught_{name}": of_n(caught(result, name)),
+        f"draft_{name}": spread_text(error(draft, name)),
+        f"draft_found_{name}": of_n(found_all(draft, name, 5)),
+        f"draft_live_{name}": spread_text(live(draft, name).sum(1), 0),
+        **{f"found_{n_v}_{name}": of_n(found_all(result.studies["n_v"], f"{name}, n_v {n_v}", N)) for n_v in SIZES},
+    }
