@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from ..measures import agreement
-from .statistics import last_epochs, settings_digest, spread_text
+from ..toy_training import GROUP
+from .statistics import last_epochs, settings_digest, spread, spread_text
 from .studies import Study, first_losses
-from .toy_chapter import ToyResult
+from .toy_chapter import ToyResult, jobs
 
 MAIN = ("text", "code", "tuned")
 
@@ -58,8 +59,8 @@ def chosen_candidate(tuning: Study, n: int) -> str:
     """
 
     def merit(name: str) -> tuple[int, float, float]:
-        share = round(float(live_share(tuning, name).median()), 2)
-        return int(found_all(tuning, name, n).sum()), share, -float(error(tuning, name).median())
+        share, recon = (spread(values)["median"] for values in (live_share(tuning, name), error(tuning, name)))
+        return int(found_all(tuning, name, n).sum()), round(share, 2), -recon
 
     return max(tuning.names, key=merit)
 
@@ -81,19 +82,23 @@ def settings_table(study: Study, n: int, names: Sequence[str] | None = None) -> 
 
 
 def _switched(result: ToyResult) -> Study:
-    """Returns `text`, `code` and their single departures, on one network and the same targets."""
-    switches = result.studies["switches"]
-    base = result.main.part({"text": "text", "code": "code"}, switches.seeds)
-    if "gelu" in result.studies:  # Where `code` has a network of its own, both are compared on that of `text`.
-        base = base.part({"text": "text"}).beside(result.studies["gelu"].part({"code": "code"}, switches.seeds))
-    return base.beside(switches)
+    """Returns `text`, `code` and their single departures, on one network and the same targets; else `text` alone."""
+    main, switches = result.main, result.studies["switches"]
+    # Where `code` has a network of its own, both are compared on that of `text`.
+    code = result.studies.get("gelu", main)
+    shared = [seed for seed in switches.seeds if seed in main.seeds and seed in code.seeds]
+    text = main.part({"text": "text"}, shared or None)
+    if not shared:
+        return text
+    both = text.beside(code.part({"code": "code"}, shared))
+    return both.beside(switches.part({name: name for name in switches.names}, shared))
 
 
 def switch_changes(result: ToyResult) -> dict[str, float]:
     """Returns the median change of the error by each single departure, '<variant>: <difference>'."""
     both = _switched(result)
     return {
-        name: float((error(both, name) - error(both, name.split(":")[0])).median())
+        name: spread(error(both, name) - error(both, name.split(":")[0]))["median"]
         for name in both.names
         if ":" in name
     }
@@ -111,7 +116,7 @@ def switch_table(result: ToyResult, n: int) -> pd.DataFrame:
                 "change": f"{changes[name]:+.3f}" if name in changes else "",
                 "fresh samples": spread_text(both.of("recon_fresh", name).flatten()),
                 "all found": of_n(found_all(both, name, n)),
-                **({} if r is None else {"r": f"{float(r.nanmedian()):.3f}"}),
+                **({} if r is None else {"r": f"{float(r.nanquantile(0.5)):.3f}"}),
             }
         )
     return pd.DataFrame(rows).set_index("variant")
@@ -128,7 +133,7 @@ def agreements(result: ToyResult) -> dict[str, list[float]]:
     """Returns the mean matched abs(cos) of live subnetworks between decompositions of one target, by what differs.
 
     'text' and 'tuned': between decompositions of other seeds, all pairs with the first. Other keys: between `tuned`
-    and itself with one setting changed, of the same seed.
+    and itself with one setting changed, of the same seed. Targets that the main study lacks are left out.
     """
     main, again, nearby = result.main, result.studies["again"], result.studies["nearby"]
     found: dict[str, list[float]] = {}
@@ -136,6 +141,8 @@ def agreements(result: ToyResult) -> dict[str, list[float]]:
     pairs += [(name, "tuned", name, nearby) for name in nearby.names]
     for key, base, name, study in pairs:
         for i, seed in enumerate(study.seeds):
+            if seed not in main.seeds:
+                continue
             at = main.seeds.index(seed)
             one, other = (s.of("v_out", v)[j] for s, v, j in ((main, base, at), (study, name, i)))
             alive, also = live(main, base)[at], live(study, name)[i]
@@ -149,7 +156,7 @@ def agreement_table(result: ToyResult) -> pd.DataFrame:
         {"between": f"seeds, {key}" if key in MAIN else f"tuned and {key}", "matched abs(cos)": spread_text(values)}
         for key, values in agreements(result).items()
     ]
-    return pd.DataFrame(rows).set_index("between")
+    return pd.DataFrame(rows, columns=["between", "matched abs(cos)"]).set_index("between")
 
 
 def tidy(study: Study) -> list[dict[str, Any]]:
@@ -165,6 +172,15 @@ def tidy(study: Study) -> list[dict[str, Any]]:
             values = {key: round(float(t[i]), 6) for key, t in columns.items()}
             rows.append({"variant": name, "seed": seed, **values})
     return rows
+
+
+def kept_per_active(result: ToyResult, name: str) -> float:
+    """Returns the coefficients kept per sample over the circuits (inputs, or groups of them) active in a sample."""
+    job = jobs(result.settings)["main"]
+    group = GROUP if job.toy == "high_rank" else 1
+    active = [(task.inputs.unflatten(1, (-1, group)) != 0).any(-1).sum(1).float().mean() for task in job.tasks()]
+    config = result.settings.variants[name].config
+    return float(config.k_fraction * config.n_v / torch.stack(active).mean())
 
 
 def common_numbers(result: ToyResult, n: int) -> dict[str, Any]:
@@ -188,6 +204,8 @@ def common_numbers(result: ToyResult, n: int) -> dict[str, Any]:
         numbers[f"agreement_{key.replace(' ', '_')}"] = spread_text(values)
     for name in ("text", "code"):
         numbers[f"moves_{name}"] = most_moving(result, name)
+    for name in ("text", "tuned"):
+        numbers[f"per_active_{name}"] = f"{kept_per_active(result, name):.2f}"
     chosen = chosen_candidate(result.studies["tuning"], n)
     return numbers | {
         "n_trained": main.n_trained, "n_kept": len(main.seeds), "kept_seeds": ", ".join(map(str, main.seeds)),
