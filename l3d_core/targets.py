@@ -19,7 +19,7 @@ def retrain(chosen: Sequence[str] = (), folder: Path = toys.WEIGHTS, *, progress
 
     Args:
         chosen: Names, see `names`; none for all.
-        folder: Where the files go.
+        folder: Where the files go; made if it is not there.
         progress: Show bars on standard error.
 
     Returns:
@@ -27,10 +27,12 @@ def retrain(chosen: Sequence[str] = (), folder: Path = toys.WEIGHTS, *, progress
 
     Raises:
         ValueError: An unknown name.
+        OSError: The folder cannot be made; nothing was trained.
     """
     unknown = [name for name in chosen if name not in names()]
     if unknown:
         raise ValueError(f"target {unknown[0]!r} is unknown; expected some of {names()}.")
+    folder.mkdir(parents=True, exist_ok=True)
     jobs = [
         {"config": config, "seeds": seeds, "path": str(folder / f"{config.name}.safetensors"), "progress": progress}
         for config, seeds in reversed(toys.SHIPPED)  # The slowest are the last.

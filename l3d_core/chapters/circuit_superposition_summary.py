@@ -34,11 +34,11 @@ def _claims(result: ToyResult) -> dict[str, dict[str, list]]:
     main, tms = result.main, result.studies["tms"]
     found = {
         "tmcs-recon": lambda name: error(main, name),
-        "tmcs-lower": lambda name: error(main, name) < error(tms, name).median(),
+        "tmcs-lower": lambda name: error(main, name) < error(tms, name).quantile(0.5),
         "tmcs-all-inputs": lambda name: found_all(main, name, N),
         "tmcs-one-input-each": lambda name: one_input_each(main, name),
         "tmcs-coefficients": lambda name: main.of("r", name).flatten(),
-        "tmcs-overlap": lambda name: overlaps(main, name) > overlaps(tms, name).median(),
+        "tmcs-overlap": lambda name: overlaps(main, name) > overlaps(tms, name).quantile(0.5),
     }
     return {claim: {name: values(name).tolist() for name in MAIN} for claim, values in found.items()}
 
