@@ -84,6 +84,10 @@ def result() -> ToyResult:
     return ToyResult(replace(paper, seeds=(0, 1)), main, studies)
 
 
+def papers(root) -> dict:
+    return record.paper_values(root) | record.paper_curves(root)
+
+
 def test_errors_by_rank(result):
     assert summary.by_rank(result, "text").shape == (6, 2)
     assert summary.by_rank(result, "text")[4].tolist() == pytest.approx([0.305, 0.315])
@@ -140,7 +144,7 @@ def test_no_single_direction_leaves_less_than_the_first_principal_one(result):
 
 
 def test_the_record(result, root):
-    found = summary.summarise(result, "quick", record.paper_values(root))
+    found = summary.summarise(result, "quick", papers(root))
     claims, numbers = found["claims"], found["numbers"]
     assert claims["high-rank-groups"] == dict.fromkeys(NAMES, [True, True])
     assert claims["high-rank-dead"] == {"text": [True, True], "code": [True, True], "tuned": [False, False]}
@@ -150,6 +154,8 @@ def test_the_record(result, root):
     assert numbers["rank_spread_text"] == "0.005" and numbers["dead_tuned"] == "0 of 2"
     assert numbers["kept_text"] == "0.781" and numbers["kept_code"] == "0.812" and numbers["kept_tuned"] == "1.000"
     assert numbers["residual_w_in_code"] == "0.750 [0.750, 0.750], n = 2" and numbers["paper_recon"] == "0.143"
+    assert numbers["paper_live"] == "6 of 8" and numbers["paper_live_ranks"] == "7"
+    assert numbers["paper_singular"] == "0.014 to 0.034" and numbers["paper_share"] == "0.990 to 0.998"
     assert numbers["draft_found_code"] == "2 of 2" and numbers["found_6_code"] == "0 of 2"
     assert numbers["singular_code"] == "0.500 [0.500, 0.500], n = 12" and numbers["moves_code"].startswith(
         "divergence (+0.150)"
@@ -159,7 +165,7 @@ def test_the_record(result, root):
 def test_the_claims_are_those_of_the_ledger(result, root):
     from l3d_core.claims import CLAIMS
 
-    found = summary.summarise(result, "quick", record.paper_values(root))["claims"]
+    found = summary.summarise(result, "quick", papers(root))["claims"]
     assert set(found) == {claim.id for claim in CLAIMS if claim.notebook == "03_high_rank"}
 
 

@@ -148,20 +148,31 @@ def summarise(result: ToyResult, preset: str, papers: dict[str, dict[str, Any]])
     Args:
         result: What `toy_chapter.run` returned.
         preset: The preset it ran.
-        papers: The paper's own numbers, see `record.paper_values`.
+        papers: The paper's own numbers, those of `record.paper_values` and of `record.paper_curves`.
     """
     numbers = common_numbers(result, N)
     for name in MAIN:
         numbers |= _main_numbers(result, name) | _study_numbers(result, name)
     x = toys.high_rank(result.main.seeds[0]).inputs
     active = (x.unflatten(1, (-1, GROUP)) != 0).any(-1).sum(1).float().mean()
-    low, high = papers["high_rank_share"]["range"]
+    p_act = papers["high_rank_p_act"]
+    alive = [sum(p > 0 for p in values) for values in p_act["fig_s3"].values()]
     numbers |= {
         "active_groups": f"{float(active):.2f}", "paper_recon": f"{papers['high_rank_recon']['value']:.3f}",
-        "paper_share": f"{low:.3f} to {high:.3f}", "tuning_candidates": len(result.studies["tuning"].names),
+        "paper_share": _range_text(papers["high_rank_share"]),
+        "paper_singular": _range_text(papers["high_rank_singular"]),
+        "paper_live": f"{sum(p > 0 for p in p_act['fig_8'])} of {len(p_act['fig_8'])}",
+        "paper_live_ranks": f"{min(alive)} to {max(alive)}" if min(alive) < max(alive) else str(alive[0]),
+        "tuning_candidates": len(result.studies["tuning"].names),
         "tuning_targets": len(result.studies["tuning"].seeds),
     }  # fmt: skip
     return make_record(result, preset, numbers, _claims(result))
+
+
+def _range_text(entry: dict[str, Any]) -> str:
+    """Returns a range of the paper's as 'least to most'."""
+    low, high = entry["range"]
+    return f"{low:.3f} to {high:.3f}"
 
 
 def _main_numbers(result: ToyResult, name: str) -> dict[str, Any]:
