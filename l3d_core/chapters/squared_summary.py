@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
+import pandas as pd
 import torch
 from torch import Tensor
 
 from .. import toys
-from ..divergences import resolve_divergence
-from ..gradients import divergence_gradients
-from ..measures import sign_split
-from .moves import DELTAS, STEP, Moves, by_activity, cross_effect, linear_error, moves, pair, ratios, swing
+from ..measures import effective_rank
+from .landscape import landscape, own_slopes
+from .moves import DELTAS, STEP, Moves, by_activity, cross_effect, linear_error, moves, pair, ratios, shaped, swing
+from .squared_signs import sign_shares, split_features, task_of
 from .statistics import spread_text
 from .studies import Study
 from .toy_chapter import ToyResult
-from .toy_measures import FRESH, N_FRESH
-from .toy_summary import MAIN, common_numbers, error, live, make_record, of_n
+from .toy_measures import layers
+from .toy_summary import MAIN, common_numbers, error, live, make_record, of_n, switch_changes
 
 N = 5
 N_V = (3, 5, 10, 15)
+# Step of the draft's interventions on hidden layers.
+HIDDEN = -0.5
 # Steps at which the linear prediction is compared with what happens.
 REACH = (0.03, 0.1, 0.3, 1.0)
-
-
-def task_of(name: str, seed: int) -> toys.Task:
-    """Returns the target of a variant: `code` decomposes the network of the authors' code."""
-    return toys.squared(seed, elu=name.startswith("code"))
 
 
 def sweep_of(result: ToyResult, name: str) -> Study:
@@ -73,46 +71,99 @@ def two_outputs(moved: Moves, p_active: Tensor) -> tuple[int, int]:
     return order[0], other
 
 
+class Seen(NamedTuple):
+    """What is measured on stored directions, by variant and measure, one entry for each target.
+
+    Attributes:
+        moved: 'near' and 'far' (relevant output over the mean of the others, `[n_live]` and `[n_live, n_deltas]`),
+            'active' (change where the feature is zero over that where it is active) and 'weights' (the same without
+            the biases), 'hidden' (as 'near', first and last layer left alone), 'pairs' (the larger cross effect),
+            'reach' (error of the linear prediction `[n_live, n_steps]`), 'slopes' (see `own_slopes`).
+        signs: Of each live subnetwork the share of its impact from positive values of its feature, see `sign_shares`.
+    """
+
+    moved: dict[str, dict[str, list]]
+    signs: dict[str, list[Tensor]]
+
+
+def observe(result: ToyResult) -> Seen:
+    """Returns what steps along the subnetworks of all variants do, and which sign of its input each serves."""
+    return Seen({name: behaviour(result, name) for name in MAIN}, {name: sign_shares(result, name) for name in MAIN})
+
+
+def without_biases(v: Tensor, task: toys.Task) -> Tensor:
+    """Returns directions `[n_v, n_w]` with the parts of the biases set to zero."""
+    parts = shaped(v, task.model)
+    return torch.cat([t.flatten(1) * ("bias" not in name) for name, t in parts.items()], 1)
+
+
 def behaviour(result: ToyResult, name: str) -> dict[str, list]:
-    """Returns what steps along live subnetworks do on every target: selectivity, near and far, pairs, hidden layers.
+    """Returns what steps along live subnetworks do on every target, see `Seen`.
 
     Args:
         result: The chapter's.
         name: A variant.
-
-    Returns:
-        By name, one entry for each target.
     """
-    length, found = result.settings.length, {key: [] for key in ("near", "active", "far", "pairs", "hidden", "reach")}
-    for task, v, p_active in _each(result, name):
+    length, tops = result.settings.length, result.main.of("top_input", name)
+    found: dict[str, list] = {}
+    for i, (task, v, p_active) in enumerate(_each(result, name)):
         both = swing(moves(task, v, (-STEP, STEP), length))
-        found["near"].append(ratios(both)[0][:, 0])
-        found["active"].append(by_activity(both))
-        found["far"].append(ratios(moves(task, v, DELTAS, length))[0])
-        found["hidden"].append(ratios(moves(task, v, (-0.5,), length, hidden=True))[0][:, 0])
-        found["pairs"].append(max(cross_effect(pair(task, v, two_outputs(both, p_active), length))))
-        found["reach"].append(linear_error(task, v, REACH, length))
+        weights = swing(moves(task, without_biases(v, task), (-STEP, STEP), length))
+        top = tops[i][live(result.main, name)[i]]
+        own = {
+            "near": ratios(both)[0][:, 0], "active": by_activity(both), "weights": by_activity(weights),
+            "far": ratios(moves(task, v, DELTAS, length))[0],
+            "hidden": ratios(moves(task, v, (HIDDEN,), length, hidden=True))[0][:, 0],
+            "pairs": max(cross_effect(pair(task, v, two_outputs(both, p_active), length))),
+            "reach": linear_error(task, v, REACH, length),
+            "slopes": own_slopes(landscape(task, v, top, p_active, length, n=3)),
+        }  # fmt: skip
+        for key, value in own.items():
+            found.setdefault(key, []).append(value)
     return found
 
 
-def sign_shares(result: ToyResult, name: str = "tuned", n_references: int = 10) -> list[Tensor]:
-    """Returns the share of each live subnetwork's impact that falls on samples with a positive feature, per target.
+def singular_ratios(study: Study, name: str) -> Tensor:
+    """Returns second over first singular value of the weights of live subnetworks, the layers' largest, `[n_live]`."""
+    found = []
+    for seed, v, p_active in zip(study.seeds, study.of("v_out", name), study.of("p_active", name), strict=True):
+        weights, _ = layers(shaped(v[p_active > 0], task_of(name, seed).model))
+        found.append(torch.stack([effective_rank(w).singular_ratio for w in weights]).amax(0))
+    return torch.cat(found)
 
-    Impacts (paper Eq. 8) on fresh samples; only samples in which the subnetwork's feature is active count.
-    """
-    main, found = result.main, []
-    variant = result.settings.variants[name]
-    divergence = resolve_divergence(variant.divergence)
-    for i, seed in enumerate(main.seeds):
-        task, alive = task_of(name, seed), live(main, name)[i]
-        x = task.sample(N_FRESH, seed=FRESH + task.seed)
-        impacts = 0
-        for draw in range(n_references):
-            parts = divergence_gradients(task.model, x, divergence, seed=draw)
-            g = torch.cat([part.flatten(1) for part in parts.values()], 1)
-            impacts = impacts + (g @ main.of("v_in", name)[i].mT).abs()
-        found.append(sign_split(impacts, x, main.of("top_input", name)[i])[alive])
-    return found
+
+def differences(result: ToyResult, name: str) -> dict[str, float]:
+    """Returns the median change of the error of `text` or `code` by each single difference, the network among them."""
+    other = {"text": "elu", "code": "gelu"}[name]
+    changes = {key.split(": ")[1]: c for key, c in switch_changes(result).items() if key.startswith(f"{name}:")}
+    swapped = result.studies[other]
+    own = result.main.part({name: name}, swapped.seeds)
+    return changes | {"network": float((error(swapped, name) - error(own, name)).median())}
+
+
+def largest(changes: dict[str, float], times: int = 2) -> str:
+    """Returns the largest changes in words, the largest first."""
+    first = sorted(changes, key=lambda key: -abs(changes[key]))[:times]
+    return " and ".join(f"{key} ({changes[key]:+.3f})" for key in first)
+
+
+def activity_table(result: ToyResult) -> pd.DataFrame:
+    """Returns how many coefficients are kept of each sample, and what is left with these and with all of them."""
+    main = result.main
+    rows = {
+        "coefficients kept of a sample (sum of P_act)": [main.of("p_active", name).sum(1) for name in MAIN],
+        "error on fresh samples, these kept": [main.of("recon_fresh", name).flatten() for name in MAIN],
+        "the same, all kept": [main.of("recon_dense", name)[:, 0] for name in MAIN],
+    }
+    return pd.DataFrame([[spread_text(x) for x in row] for row in rows.values()], list(rows), list(MAIN))
+
+
+def residual_table(main: Study) -> pd.DataFrame:
+    """Returns each tensor's share of the squared error that is left with every coefficient kept."""
+    names = [name for name, _ in task_of("text", main.seeds[0]).model.named_parameters()]
+    shares = [main.of("residual_by_tensor", name) for name in MAIN]
+    rows = [[spread_text(share[:, i], 2) for share in shares] for i in range(len(names))]
+    return pd.DataFrame(rows, pd.Index(names, name="tensor"), list(MAIN))
 
 
 def _claims(result: ToyResult, seen: dict[str, dict[str, list]]) -> dict[str, dict[str, list]]:
@@ -138,40 +189,63 @@ def _claims(result: ToyResult, seen: dict[str, dict[str, list]]) -> dict[str, di
     return {claim: {name: values(name).tolist() for name in MAIN} for claim, values in found.items()}
 
 
-def summarise(result: ToyResult, preset: str, papers: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _of_variant(result: ToyResult, seen: Seen, name: str) -> dict[str, Any]:
+    """Returns the numbers of one variant by glue name."""
+    main, own, shares = result.main, seen.moved[name], torch.cat(seen.signs[name])
+    within = [i for i, delta in enumerate(DELTAS) if abs(delta) <= 0.5]
+    split = split_features(main, name, seen.signs[name])
+    means = {key: torch.stack([r.mean() for r in own[key]]) for key in ("near", "active", "weights", "hidden")}
+    return {
+        f"one_each_{name}": of_n(one_each(main, name) == N),
+        f"sum_{name}": spread_text(main.of("p_active", name).sum(1), 2),
+        **{f"{key}_{name}": spread_text(means[key], 1) for key in ("near", "hidden")},
+        **{f"{key}_{name}": spread_text(means[key], 2) for key in ("active", "weights")},
+        f"worst_{name}": spread_text(torch.stack([r.min() for r in own["near"]]), 1),
+        f"far_{name}": spread_text(torch.stack([r[:, within].mean(0).min() for r in own["far"]]), 1),
+        f"pairs_{name}": spread_text(own["pairs"], 2),
+        f"slopes_{name}": spread_text(torch.stack([r.median() for r in own["slopes"]]), 1),
+        **{
+            f"reach_{delta:g}_{name}".replace(".", "_"): spread_text(
+                torch.stack([e[:, i].mean() for e in own["reach"]]), 2
+            )
+            for i, delta in enumerate(REACH)
+        },
+        **{f"n{n_v}_{name}": spread_text(by_n_v(result, name)[i]) for i, n_v in enumerate(N_V)},
+        **{f"dead{n_v}_{name}": spread_text(n_dead(result, name, n_v), 0) for n_v in N_V},
+        f"three_{name}": of_n(three_single(result, name)),
+        f"one_sided_{name}": of_n((shares > 0.9) | (shares < 0.1)),
+        f"two_sided_{name}": of_n((shares >= 0.25) & (shares <= 0.75)),
+        f"split_{name}": f"{int(split.sum())} of {N * len(split)}",
+        f"singular_{name}": spread_text(singular_ratios(main, name), 2),
+        f"network_{name}": f"{differences(result, name)['network']:+.3f}" if name != "tuned" else "",
+        f"differences_{name}": largest(differences(result, name)) if name != "tuned" else "",
+    }
+
+
+def summarise(result: ToyResult, seen: Seen, preset: str, papers: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Returns the chapter's record: glued numbers, claims, first losses and provenance (JSON-able).
 
     Args:
         result: What `toy_chapter.run` returned.
+        seen: What `observe` returned.
         preset: The preset it ran.
         papers: The paper's own numbers, see `record.paper_values`.
     """
-    main, numbers = result.main, common_numbers(result, N)
-    seen = {name: behaviour(result, name) for name in MAIN}
+    numbers = common_numbers(result, N)
     for name in MAIN:
-        own = seen[name]
-        numbers |= {
-            f"one_each_{name}": of_n(one_each(main, name) == N),
-            f"near_{name}": spread_text(torch.stack([r.mean() for r in own["near"]]), 1),
-            f"worst_{name}": spread_text(torch.stack([r.min() for r in own["near"]]), 1),
-            f"active_{name}": spread_text(torch.stack([r.mean() for r in own["active"]]), 2),
-            f"pairs_{name}": spread_text(own["pairs"], 2),
-            f"hidden_{name}": spread_text(torch.stack([r.mean() for r in own["hidden"]]), 1),
-            **{
-                f"reach_{delta:g}_{name}".replace(".", "_"): spread_text(
-                    torch.stack([e[:, i].mean() for e in own["reach"]]), 2
-                )
-                for i, delta in enumerate(REACH)
-            },
-            **{f"n{n_v}_{name}": spread_text(by_n_v(result, name)[i]) for i, n_v in enumerate(N_V)},
-        }
-    shares = torch.cat(sign_shares(result))
+        numbers |= _of_variant(result, seen, name)
+    for key, elu in (("gelu", False), ("elu", True)):
+        losses = torch.tensor([toys.squared(seed, elu=elu).loss for seed in result.main.seeds])
+        numbers[f"mse_{key}"] = f"{losses.median():.1e} [{losses.min():.1e}, {losses.max():.1e}]"
     numbers |= {
-        "one_sided": f"{int(((shares > 0.9) | (shares < 0.1)).sum())} of {len(shares)}",
-        "two_sided": f"{int(((shares >= 0.25) & (shares <= 0.75)).sum())} of {len(shares)}",
         "elu_text": spread_text(error(result.studies["elu"], "text")),
         "gelu_code": spread_text(error(result.studies["gelu"], "code")),
+        "active_features": f"{N * toys.active_share(N):.2f}",
+        "step_length": f"{STEP * result.settings.length:.3f}",
         "paper_recon": f"{100 * papers['squared_recon']['value']:.0f} %",
         "paper_swing": " to ".join(map(str, papers["squared_swing"]["range"])),
+        "paper_share_in": " to ".join(map(str, papers["squared_share_in"]["range"])),
+        "paper_share_out": " to ".join(map(str, papers["squared_share_out"]["range"])),
+        **{f"paper_n{n_v}": f"{papers[f'squared_n{n_v}']['value']:g}" for n_v in N_V},
     }
-    return make_record(result, preset, numbers, _claims(result, seen))
+    return make_record(result, preset, numbers, _claims(result, seen.moved))
