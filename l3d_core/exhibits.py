@@ -69,4 +69,24 @@ EXHIBITS = (
     Exhibit("tms-ablation", "book Table 1.5", "Every departure from the text, one at a time", "01_superposition"),
     Exhibit("tms-baselines", "book Table 1.6", "Other directions from the same gradients", "01_superposition"),
     Exhibit("tms-agreement", "book Table 1.7", "Agreement between decompositions", "01_superposition"),
+    Exhibit(
+        "high-rank-variants", "book Figure 3.1", "Error of three variants on circuits of higher rank", "03_high_rank"
+    ),
+    Exhibit("high-rank-maps", "book Figure 3.2", "Subnetworks of higher-rank circuits as maps", "03_high_rank"),
+    Exhibit("high-rank-by-rank", "book Figure 3.3", "Error against the rank allowed, by variant", "03_high_rank"),
+    Exhibit(
+        "rank-measured", "book Figure 3.4", "Effective rank of subnetworks against the rank allowed", "03_high_rank"
+    ),
+    Exhibit("excess-subnetworks", "book Figure 3.5", "Groups found with 6, 8 and 10 subnetworks", "03_high_rank"),
+    Exhibit("high-rank-s3-3", "Figure S3, rank 3", "Higher-rank decomposition of rank 3", "03_high_rank"),
+    Exhibit("high-rank-s3-5", "Figure S3, rank 5", "Higher-rank decomposition of rank 5", "03_high_rank"),
+    Exhibit("high-rank-switches", "book Table 3.1", "Which departure moves the error", "03_high_rank"),
+    Exhibit("high-rank-recovery", "book Table 3.2", "Recovery of the six groups over targets", "03_high_rank"),
+    Exhibit("high-rank-ranks", "book Table 3.3", "Error, recovery and effective rank against rank", "03_high_rank"),
+    Exhibit("high-rank-best", "book Table 3.4", "What one direction for each group can do", "03_high_rank"),
+    Exhibit("high-rank-sizes", "book Table 3.5", "Error with 6, 8 and 10 subnetworks", "03_high_rank"),
+    Exhibit("high-rank-draft", "book Table 3.6", "The draft's 25 inputs", "03_high_rank"),
+    Exhibit("high-rank-unexplained", "book Table 3.7", "What stays unexplained", "03_high_rank"),
+    Exhibit("high-rank-agreement", "book Table 3.8", "Agreement between decompositions", "03_high_rank"),
+    Exhibit("high-rank-tuning", "book Table 3.9", "The candidates for the tuned variant", "03_high_rank"),
 )

@@ -163,7 +163,7 @@ def summarise(result: ToyResult, preset: str, papers: dict[str, dict[str, Any]])
         "paper_singular": _range_text(papers["high_rank_singular"]),
         "paper_live": f"{sum(p > 0 for p in p_act['fig_8'])} of {len(p_act['fig_8'])}",
         "paper_live_ranks": f"{min(alive)} to {max(alive)}" if min(alive) < max(alive) else str(alive[0]),
-        "tuning_candidates": len(result.studies["tuning"].names),
+        "share_limit": f"{100 * SHARE:.0f} %", "tuning_candidates": len(result.studies["tuning"].names),
         "tuning_targets": len(result.studies["tuning"].seeds),
     }  # fmt: skip
     return make_record(result, preset, numbers, _claims(result))
