@@ -234,14 +234,14 @@ def test_coefficients_hand():
 
 
 def test_the_row_is_that_of_the_largest_sum_of_sizes():
-    # Rows (3, -3) and (4, 0): the second is longer by its largest entry, the first by its sum, 6 to 4; signs cancel
+    # Rows (3, -3) and (5, 0): the second is longer and has the largest entry, the first the sum, 6 to 5; signs cancel
     # in neither.
     model = perceptron([[1, 0], [0, 1]], [[1, 0], [0, 1]])
     layout = Layout({"W_in": (2, 2), "W_out": (2, 2), "b": (2,)}, {"W_in": (2, 2), "W_out": (2, 2), "b": (1,)})
     eye = [1.0, 0, 0, 1]  # Cores first, then a factor for each axis.
-    flat = torch.tensor([[*eye, *eye, *eye, 3, -3, 4, 0, *eye, *eye, 1, 0, 0]], dtype=torch.float64)
+    flat = torch.tensor([[*eye, *eye, *eye, 3, -3, 5, 0, *eye, *eye, 1, 0, 0]], dtype=torch.float64)
     l3d = made(model, flat, flat, layout)
-    assert l3d.v_out.dense()["W_out"][0].tolist() == [[3, -3], [4, 0]]
+    assert l3d.v_out.dense()["W_out"][0].tolist() == [[3, -3], [5, 0]]
     facts = coefficients(l3d, task_of("circuit_superposition", model, torch.tensor([[1.0, 0.0], [5.0, 7.0]])))
     assert (facts["a_row"].tolist(), facts["a_hat"].tolist(), facts["a"].tolist()) == ([0], [[3, -3]], [[1, 0]])
 
