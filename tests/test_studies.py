@@ -331,7 +331,7 @@ def settings(**changes):
         "tuning": Extra({"x": a, "y": b, "z": a}, (1000, 1001)),
         "again": Extra({"text 1": a}, (1, 4), directions=True),
         "code": Extra({"code": b}, (1, 4), toy="superposition", size=(5, 2), everything=True),
-        "larger": Extra({"text": a}, (1,), size=(10, 4)),
+        "larger": Extra({"text": a}, (1, 4, 6), size=(10, 4)),
     }
     made = ToySettings(toy="superposition", size=(5, 2), variants={"text": a, "tuned": b}, seeds=(1, 4), extras=extras)
     return replace(made, epochs=2, length=0.25, **changes)
@@ -339,7 +339,7 @@ def settings(**changes):
 
 def test_the_jobs_of_a_chapter():
     found = toy_chapter.jobs(settings(), counts)
-    assert list(found) == ["tuning", "main", "again", "code", "larger"]  # 6, 4, 2, 2 and 1 runs.
+    assert list(found) == ["tuning", "main", "larger", "again", "code"]  # 6, 4, 3, 2 and 2 runs.
     everything = ["test_studies.counts", "()", "[('length', 0.25)]"]
     assert {name: described(made.measure) for name, made in found.items()} == {
         "main": everything, "code": everything, "again": described(measure_directions),
