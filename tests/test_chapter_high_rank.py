@@ -156,6 +156,8 @@ def test_the_record(result, root):
     assert numbers["residual_w_in_code"] == "0.750 [0.750, 0.750], n = 2" and numbers["paper_recon"] == "0.143"
     assert numbers["paper_live"] == "6 of 8" and numbers["paper_live_ranks"] == "7"
     assert numbers["paper_singular"] == "0.014 to 0.034" and numbers["paper_share"] == "0.990 to 0.998"
+    assert [numbers[f"above_rank_1_{name}"] for name in NAMES] == ["0 of 2", "2 of 2", "0 of 2"]
+    assert numbers["singular_pure_code"] == numbers["singular_code"] and numbers["singular_mixed_code"] == "none"
     assert numbers["draft_found_code"] == "2 of 2" and numbers["found_6_code"] == "0 of 2"
     assert numbers["singular_code"] == "0.500 [0.500, 0.500], n = 12" and numbers["moves_code"].startswith(
         "divergence (+0.150)"
@@ -194,7 +196,7 @@ def test_curves_of_ranks(result, root):
     own, paper = [line for line in lines if line.get_ls() == "-"], [line for line in lines if line.get_ls() == ":"]
     assert len(own) == 6 and len([line for line in paper if len(line.get_xdata())]) == 6
     assert own[0].get_xdata()[:3].tolist() == [1, 6, 11] and own[0].get_ydata()[0] == pytest.approx(0.156)
-    assert paper[0].get_xdata()[:2].tolist() == [1, 51] and paper[0].get_ydata()[0] == 0.98
+    assert paper[0].get_xdata()[:2].tolist() == [51, 101] and paper[0].get_ydata()[0] == 0.156
     assert "n = 2" in figure.legends[0].get_title().get_text()
 
 

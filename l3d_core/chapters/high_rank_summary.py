@@ -175,11 +175,17 @@ def _range_text(entry: dict[str, Any]) -> str:
     return f"{low:.3f} to {high:.3f}"
 
 
+def _spread_or_none(values: Tensor) -> str:
+    """Returns median and range, or 'none' of no values."""
+    return spread_text(values) if len(values) else "none"
+
+
 def _main_numbers(result: ToyResult, name: str) -> dict[str, Any]:
     """Returns what the prose quotes of a variant's main decompositions."""
     main, variant = result.main, result.settings.variants[name]
     ratios, best = singular_ratios(main, name), group_directions(result, name)
     w_in, w_out, b = main.of("residual_by_tensor", name).unbind(1)
+    pure = main.of("share_in", name) >= SHARE
     return {
         f"groups_{name}": of_n(covered_with(main, name, N, SHARE)),
         f"once_{name}": of_n(main.of("once", name)),
@@ -187,6 +193,9 @@ def _main_numbers(result: ToyResult, name: str) -> dict[str, Any]:
         f"kept_{name}": f"{kept_per_sample(variant.config, variant.n_inputs or len(toys.high_rank(0).inputs)):.3f}",
         f"rank_{name}": variant.config.rank,
         f"singular_{name}": spread_text(ratios[~ratios.isnan()]),
+        f"singular_pure_{name}": _spread_or_none(ratios[pure & ~ratios.isnan()]),
+        f"singular_mixed_{name}": _spread_or_none(ratios[~pure & ~ratios.isnan()]),
+        f"above_rank_1_{name}": of_n((ratios.nan_to_num() >= 0.1).any(1)),
         f"best_recon_{name}": spread_text(best.error),
         f"best_singular_{name}": spread_text(best.singular_ratio.flatten()),
         f"residual_w_in_{name}": spread_text(w_in), f"residual_w_out_{name}": spread_text(w_out),

@@ -24,7 +24,7 @@ from .subnetworks import model_panel, subnetwork_panels
 
 EVERY = 5
 """Epochs between points of a curve."""
-LEAST_RATIO = 1e-5
+LEAST_RATIO = 1e-3
 """Where smaller ratios of singular values are drawn."""
 
 
@@ -104,6 +104,7 @@ def plot_rank_curves(result: ToyResult, paper_curves: Mapping[str, Any], name: s
         {"epoch": epoch + 1, "recon_sq": loss, "rank": int(rank)}
         for rank, curve in paper_curves["curves"].items()
         for epoch, loss in zip(curve["epoch"], curve["loss"], strict=True)
+        if epoch > 0  # A line from the first point to the second, 50 epochs later, would say nothing of the start.
     ]
     return plot_loss_curves(pd.DataFrame(rows), paper_curves=pd.DataFrame(papers), log_y=True)
 
