@@ -89,4 +89,22 @@ EXHIBITS = (
     Exhibit("high-rank-unexplained", "book Table 3.7", "What stays unexplained", "03_high_rank"),
     Exhibit("high-rank-agreement", "book Table 3.8", "Agreement between decompositions", "03_high_rank"),
     Exhibit("high-rank-tuning", "book Table 3.9", "The candidates for the tuned variant", "03_high_rank"),
+    Exhibit("squared-variants", "book Figure 4.1", "Error of three variants on both squaring networks", "04_squared"),
+    Exhibit("squared-n-v", "book Figure 4.2", "Error against the number of subnetworks, by variant", "04_squared"),
+    Exhibit("squared-far", "book Figure 4.3", "Selectivity of steps of six sizes, by variant", "04_squared"),
+    Exhibit("squared-reach", "book Figure 4.4", "How far the linear prediction holds", "04_squared"),
+    Exhibit(
+        "squared-impacts", "book Figure 4.5", "Impact of subnetworks against the value of their input", "04_squared"
+    ),
+    Exhibit("squared-signs", "book Figure 4.6", "Which sign of its input a subnetwork serves", "04_squared"),
+    Exhibit("paper-fig-s6-5", "Figure S6, 5 subnetworks", "Squaring model with 5 subnetworks", "04_squared"),
+    Exhibit("paper-fig-s6-10", "Figure S6, 10 subnetworks", "Squaring model with 10 subnetworks", "04_squared"),
+    Exhibit("paper-fig-s6-15", "Figure S6, 15 subnetworks", "Squaring model with 15 subnetworks", "04_squared"),
+    Exhibit("draft-hidden", "draft Figure S8", "Interventions on the hidden layers alone", "04_squared"),
+    Exhibit("squared-activity", "book Table 4.1", "Kept coefficients and what they leave", "04_squared"),
+    Exhibit("squared-switches", "book Table 4.2", "Which departure moves the error", "04_squared"),
+    Exhibit("squared-unexplained", "book Table 4.3", "What stays unexplained", "04_squared"),
+    Exhibit("squared-residual", "book Table 4.4", "What stays unexplained, by tensor", "04_squared"),
+    Exhibit("squared-agreement", "book Table 4.5", "Agreement between decompositions", "04_squared"),
+    Exhibit("squared-tuning", "book Table 4.6", "The candidates for the tuned variant", "04_squared"),
 )
