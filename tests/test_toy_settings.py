@@ -109,20 +109,13 @@ def test_departures_and_repetitions_are_on_targets_of_the_main_study(name, prese
     assert found.get("code", found["main"]) == found["main"]
 
 
-@pytest.mark.xfail(strict=True, reason="`changed` leaves departures and repetitions as they are")
-@pytest.mark.parametrize("changes", [{"n_v": 9}, {"k_fraction": 0.3}, {"rank": 2}])
-def test_departures_from_changed_settings_are_single_too(changes):
-    settings = toy_chapter.changed(chapter("02_circuit_superposition")[0], **changes)
-    for name, variant in settings.extras["switches"].variants.items():
-        assert len(differences(variant, settings.variants[name.split(":")[0]])) == 1
-    for name, variant in settings.extras["again"].variants.items():
-        assert differences(variant, settings.variants[name.split()[0]]) == {"seed_offset"}
-
-
-@pytest.mark.xfail(strict=True, reason="`changed` leaves departures and repetitions on the targets of the preset")
-def test_departures_follow_other_targets():
-    settings = toy_chapter.changed(chapter("02_circuit_superposition", "quick")[0], seeds=[3, 4])
-    assert {settings.extras[name].seeds for name in ("switches", "again", "nearby")} == {(3, 4)}
+@pytest.mark.parametrize("changes", [{"n_v": 9}, {"k_fraction": 0.3}, {"rank": 2}, {"epochs": 3}, {"seeds": [4, 3]}])
+def test_a_point_of_a_sweep_leaves_out_what_departs_from_the_preset(changes):
+    settings = chapter("02_circuit_superposition")[0]
+    point = toy_chapter.changed(settings, **changes)
+    assert set(settings.extras) - set(point.extras) == set(toy_chapter.BESIDE_MAIN)
+    assert point.seeds == ((3, 4) if "seeds" in changes else settings.seeds)
+    assert toy_chapter.changed(settings, n_v=None, seeds=None) is settings
 
 
 # --- repetitions and neighbours ---------------------------------------------------------------------------------

@@ -189,14 +189,14 @@ def test_departures_are_compared_with_their_own_variant_on_the_same_targets():
     expected = {"text: Adam": 0.3, "text: points": -0.05, "code: Adam": 0.05}
     assert switch_changes(result) == pytest.approx(expected, rel=1e-6)
     table = switch_table(result, 5)
-    assert list(table.index) == ["text", "code", *expected]
+    assert list(table.index) == ["text", "code", "text: Adam", "text: 1000 points", "code: AdamW"]
     assert list(table["change"]) == ["", "", "+0.300", "-0.050", "+0.050"]
     assert table.loc["text", "recon_sq"] == "0.300 [0.200, 0.400], n = 2"
     # Medians of two are their means; of .5 and no number, .5.
     assert list(table["r"]) == ["0.800", "0.700", "0.500", "0.300", "0.300"]
     assert list(table["all found"]) == ["2 of 2"] * 5
-    assert most_moving(result, "text") == "Adam (+0.300) and points (-0.050)"
-    assert most_moving(result, "code") == "Adam (+0.050)"
+    assert most_moving(result, "text") == "Adam (+0.300) and 1000 points (-0.050)"
+    assert most_moving(result, "code") == "AdamW (+0.050)"
     assert most_moving(result, "text", 1) == "Adam (+0.300)"
 
 
@@ -290,7 +290,7 @@ def test_the_numbers_of_a_chapter():
     assert (found["tuning_chosen"], found["tuning_found"]) == ("b", "2 of 2")
     assert (found["n_trained"], found["n_kept"], found["kept_seeds"], found["shown_seed"]) == (5, 3, "0, 3, 7", 0)
     assert (found["epochs"], found["core_minutes"]) == (1000, 7.5)  # Five studies of 90 s.
-    assert found["moves_text"] == "Adam (+0.300) and points (-0.050)"
+    assert found["moves_text"] == "Adam (+0.300) and 1000 points (-0.050)"
 
 
 def test_the_record_of_a_chapter():
@@ -390,7 +390,7 @@ def test_a_chapter_from_end_to_end(computed):
     assert json.loads(json.dumps(found)) == found
     assert (result.main.seeds, result.studies["tms"].seeds) == ([0, 1], [1])
     assert len(found["table"]) == 6 and {len(v) for v in found["claims"]["tmcs-recon"].values()} == {2}
-    assert list(switch_table(result, 10).index) == ["text", "code", "text: divergence", "code: k"]
+    assert list(switch_table(result, 10).index) == ["text", "code", "text: half reference", "code: k"]
     assert toy_summary.switch_changes(result)["text: divergence"] != 0
     # `code` is set up as `text`, and the tuned one as the departure in the divergence.
     main, switches = result.main, result.studies["switches"]
@@ -403,9 +403,6 @@ def test_a_chapter_on_one_of_its_targets(computed, monkeypatch):
     settings = toy_chapter.changed(computed.settings, seeds=[1])
     result = toy_chapter.run(settings, folder=computed.folder, workers=1)
     assert result.main.seeds == [1]
-    whole = agreements(computed.result)
-    assert {key: values[-1] for key, values in whole.items()} == pytest.approx(
-        {key: value for key, [value] in agreements(result).items()}, rel=1e-4
-    )
-    assert len(switch_table(result, 10)) == 4
+    assert agreements(result) == {} and agreements(computed.result)
+    assert list(switch_table(result, 10).index) == ["text", "code"]
     assert common_numbers(result, 10)["n_kept"] == 1

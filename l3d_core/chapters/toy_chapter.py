@@ -11,6 +11,9 @@ from typing import Any, NamedTuple
 from .studies import Job, Study, Variant, run_studies
 from .toy_measures import measure_all, measure_directions, measure_numbers
 
+# Studies whose variants differ from those of the main one in one respect.
+BESIDE_MAIN = ("switches", "again", "nearby")
+
 
 class Extra(NamedTuple):
     """A study beside the main one.
@@ -61,7 +64,7 @@ class ToyResult(NamedTuple):
 
 
 def changed(settings: ToySettings, **changes: Any) -> ToySettings:  # noqa: ANN401
-    """Returns settings with the main study changed, as a point of a sweep.
+    """Returns settings with the main study changed, as a point of a sweep; studies that refer to it are left out.
 
     Args:
         settings: The chapter's.
@@ -72,19 +75,20 @@ def changed(settings: ToySettings, **changes: Any) -> ToySettings:  # noqa: ANN4
         ValueError: A value that L3DConfig refuses.
     """
     given = {name: value for name, value in changes.items() if value is not None}
+    if not given:
+        return settings
     whole = {name: given.pop(name) for name in ("seeds", "epochs") if name in given}
+    if "seeds" in whole:
+        whole["seeds"] = tuple(sorted(whole["seeds"]))
 
     def with_changes(variants: dict[str, Variant]) -> dict[str, Variant]:
         return {name: v._replace(config=replace(v.config, **given)) for name, v in variants.items()}
 
-    extras = dict(settings.extras)
+    extras = {name: extra for name, extra in settings.extras.items() if name not in BESIDE_MAIN}
     if "code" in extras:  # A part of the main study that has a target of its own.
         code = extras["code"]
-        extras["code"] = code._replace(
-            variants=with_changes(code.variants), seeds=tuple(whole.get("seeds", code.seeds))
-        )
-    if "seeds" in whole:
-        whole["seeds"] = tuple(whole["seeds"])
+        seeds = whole.get("seeds", code.seeds)
+        extras["code"] = code._replace(variants=with_changes(code.variants), seeds=seeds)
     return replace(settings, variants=with_changes(settings.variants), extras=extras, **whole)
 
 

@@ -83,15 +83,25 @@ def settings_table(study: Study, n: int, names: Sequence[str] | None = None) -> 
 
 def _switched(result: ToyResult) -> Study:
     """Returns `text`, `code` and their single departures, on one network and the same targets; else `text` alone."""
-    main, switches = result.main, result.studies["switches"]
     # Where `code` has a network of its own, both are compared on that of `text`.
-    code = result.studies.get("gelu", main)
-    shared = [seed for seed in switches.seeds if seed in main.seeds and seed in code.seeds]
-    text = main.part({"text": "text"}, shared or None)
+    main, code, switches = result.main, result.studies.get("gelu", result.main), result.studies.get("switches")
+    shared = [seed for seed in main.seeds if seed in code.seeds and (switches is None or seed in switches.seeds)]
     if not shared:
-        return text
-    both = text.beside(code.part({"code": "code"}, shared))
-    return both.beside(switches.part({name: name for name in switches.names}, shared))
+        return main.part({"text": "text"})
+    both = main.part({"text": "text"}, shared).beside(code.part({"code": "code"}, shared))
+    return both if switches is None else both.beside(switches.part({name: name for name in switches.names}, shared))
+
+
+def switch_label(name: str, n_inputs: int | None = None) -> str:
+    """Returns what a departure '<variant>: <difference>' switches to, in words."""
+    base, _, difference = name.partition(":")
+    number = "1000 points" if n_inputs is None else f"{n_inputs} points"
+    to_code, to_text = {
+        "divergence": ("half reference", "true mse"), "squared loss": ("squared loss", "root of the loss"),
+        "sum of norms": ("sum of norms", "L2 length"), "one more kept": ("one more kept", "none more kept"),
+        "Adam": ("Adam", "AdamW"), "dense start": ("dense start", "no dense start"), "points": (number, number),
+    }.get(difference.strip(), (difference.strip(),) * 2)  # fmt: skip
+    return f"{base}: {to_text if base == 'code' else to_code}" if difference else base
 
 
 def switch_changes(result: ToyResult) -> dict[str, float]:
@@ -111,7 +121,7 @@ def switch_table(result: ToyResult, n: int) -> pd.DataFrame:
         r = both.tensors.get(f"{name}/r")
         rows.append(
             {
-                "variant": name,
+                "variant": _label(result, name),
                 "recon_sq": spread_text(error(both, name)),
                 "change": f"{changes[name]:+.3f}" if name in changes else "",
                 "fresh samples": spread_text(both.of("recon_fresh", name).flatten()),
@@ -126,7 +136,13 @@ def most_moving(result: ToyResult, base: str, times: int = 2) -> str:
     """Returns the departures from a variant that change its error most, in words."""
     changes = {name: c for name, c in switch_changes(result).items() if name.startswith(f"{base}:")}
     first = sorted(changes, key=lambda name: -abs(changes[name]))[:times]
-    return " and ".join(f"{name.split(': ')[1]} ({changes[name]:+.3f})" for name in first)
+    return " and ".join(f"{_label(result, name).split(': ')[1]} ({changes[name]:+.3f})" for name in first)
+
+
+def _label(result: ToyResult, name: str) -> str:
+    extra = result.settings.extras.get("switches")
+    variant = None if extra is None else extra.variants.get(name)
+    return switch_label(name, None if variant is None else variant.n_inputs)
 
 
 def agreements(result: ToyResult) -> dict[str, list[float]]:
@@ -135,8 +151,10 @@ def agreements(result: ToyResult) -> dict[str, list[float]]:
     'text' and 'tuned': between decompositions of other seeds, all pairs with the first. Other keys: between `tuned`
     and itself with one setting changed, of the same seed. Targets that the main study lacks are left out.
     """
-    main, again, nearby = result.main, result.studies["again"], result.studies["nearby"]
-    found: dict[str, list[float]] = {}
+    main, found = result.main, {}
+    if "again" not in result.studies:  # A point of a sweep.
+        return found
+    again, nearby = result.studies["again"], result.studies["nearby"]
     pairs = [(name.split()[0], name.split()[0], name, again) for name in again.names]
     pairs += [(name, "tuned", name, nearby) for name in nearby.names]
     for key, base, name, study in pairs:
