@@ -166,7 +166,7 @@ def plot_sweep(
             ax.set_title(f"$v_{v}$ (feature {int(top[target, v])})")
         last = axes.flat[-1]
         for values, colour, label in ((own, "#222222", "relevant output"), (others, GREY, "most moved other")):
-            last.plot(deltas, values.median(0).values, color=colour, lw=2, label=label)
+            last.plot(deltas, values.quantile(0.5, 0), color=colour, lw=2, label=label)
             last.fill_between(deltas, values.min(0).values, values.max(0).values, color=colour, alpha=0.2, lw=0)
         last.set_title(f"all {len(own)} subnetworks, {len(sweep)} targets")
         last.legend(loc="upper left")
@@ -197,7 +197,7 @@ def plot_recon(main: Study, paper: float) -> Figure:
         for name in main.names:
             curves, colour = main.of("recon_sq", name), VARIANT_COLOURS[name]
             epochs = range(1, curves.shape[1] + 1)
-            right.plot(epochs, curves.median(0).values, color=colour, label=name, lw=1.2)
+            right.plot(epochs, curves.quantile(0.5, 0), color=colour, label=name, lw=1.2)
             right.fill_between(epochs, curves.min(0).values, curves.max(0).values, color=colour, alpha=0.15, lw=0)
         right.set(xlabel="epoch", xscale="log", title="median and range over targets", ylim=(0, 0.6))
         for ax in (left, right):
