@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -11,7 +12,7 @@ from torch import Tensor
 from .. import toys
 from ..gradients import divergence_gradients
 from ..l3d import L3DConfig
-from ..measures import effective_rank
+from ..measures import agreement, effective_rank
 from ..toy_training import GROUP
 from .moves import shaped
 from .statistics import spread_text
@@ -65,6 +66,26 @@ def rank_table(result: ToyResult) -> pd.DataFrame:
                 }
             )  # fmt: skip
     return pd.DataFrame(rows).set_index(["variant", "rank"])
+
+
+def pure_agreements(result: ToyResult, name: str) -> list[float]:
+    """Returns the mean matched abs(cos) between seeds of subnetworks of one group alone, for each pair of runs.
+
+    Args:
+        result: The chapter's.
+        name: 'text' or 'tuned', which are decomposed again with other seeds.
+    """
+    again, found = result.studies.get("again"), []
+    if again is None:  # A point of a sweep.
+        return found
+    for key in (key for key in again.names if key.split()[0] == name):
+        for i, seed in enumerate(again.seeds):
+            if seed in result.main.seeds:
+                sides = ((result.main, name, result.main.seeds.index(seed)), (again, key, i))
+                v = [s.of("v_out", k)[j] for s, k, j in sides]
+                pure = [live(s, k)[j] & (s.of("share_in", k)[j] >= SHARE) for s, k, j in sides]
+                found.append(float(agreement(*v, *pure).mean))
+    return found
 
 
 def excess_table(result: ToyResult) -> pd.DataFrame:
@@ -153,6 +174,8 @@ def summarise(result: ToyResult, preset: str, papers: dict[str, dict[str, Any]])
     numbers = common_numbers(result, N)
     for name in MAIN:
         numbers |= _main_numbers(result, name) | _study_numbers(result, name)
+    for name in ("text", "tuned"):
+        numbers[f"agreement_pure_{name}"] = _spread_or_none(pure_agreements(result, name))
     x = toys.high_rank(result.main.seeds[0]).inputs
     active = (x.unflatten(1, (-1, GROUP)) != 0).any(-1).sum(1).float().mean()
     p_act = papers["high_rank_p_act"]
@@ -175,7 +198,7 @@ def _range_text(entry: dict[str, Any]) -> str:
     return f"{low:.3f} to {high:.3f}"
 
 
-def _spread_or_none(values: Tensor) -> str:
+def _spread_or_none(values: Sequence[float] | Tensor) -> str:
     """Returns median and range, or 'none' of no values."""
     return spread_text(values) if len(values) else "none"
 
