@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +24,8 @@ from .subnetworks import model_panel, subnetwork_panels
 
 EVERY = 5
 """Epochs between points of a curve."""
+FAINTEST, DPI = 0.08, 110
+"""Edges below this share of a panel's largest weight are left out of networks; dots per inch of these."""
 LEAST_RATIO = 1e-3
 """Where smaller ratios of singular values are drawn."""
 
@@ -39,7 +41,7 @@ def plot_target(seed: int, group: int = 0) -> Figure:
     w_in, w_out = whole.weights
     own = torch.arange(len(w_in)) // GROUP == group
     part = replace(whole, weights=[w_in * own[:, None], w_out], title=f"what group {group} goes through")
-    return plot_networks([whole, part], columns=2, height=3.6)
+    return _networks([whole, part], columns=2, height=3.6)
 
 
 def group_panels(study: Study, name: str, target: int = 0) -> list[Panel]:
@@ -61,7 +63,15 @@ def group_panels(study: Study, name: str, target: int = 0) -> list[Panel]:
 
 def plot_group_networks(study: Study, name: str, target: int = 0) -> Figure:
     """Returns the subnetworks of a decomposition as networks, see `group_panels` (paper Figs. 8 and S3)."""
-    return plot_networks(group_panels(study, name, target))
+    return _networks(group_panels(study, name, target))
+
+
+def _networks(panels: Sequence[Panel], **options: Any) -> Figure:  # noqa: ANN401
+    """Returns networks without their faint edges, at a resolution that keeps pictures of thousands of lines small."""
+    shown = [replace(p, weights=[w * (w.abs() >= FAINTEST * p.largest) for w in p.weights]) for p in panels]
+    figure = plot_networks(shown, **options)
+    figure.set_dpi(DPI)
+    return figure
 
 
 def plot_group_maps(study: Study, name: str, target: int = 0) -> Figure:
