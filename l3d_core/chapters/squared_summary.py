@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -17,7 +18,7 @@ from .statistics import spread_text
 from .studies import Study
 from .toy_chapter import ToyResult
 from .toy_measures import layers
-from .toy_summary import MAIN, common_numbers, error, live, make_record, of_n, switch_changes
+from .toy_summary import MAIN, common_numbers, error, live, make_record, of_n, switch_changes, switch_label
 
 N = 5
 N_V = (3, 5, 10, 15)
@@ -134,11 +135,16 @@ def singular_ratios(study: Study, name: str) -> Tensor:
 
 def differences(result: ToyResult, name: str) -> dict[str, float]:
     """Returns the median change of the error of `text` or `code` by each single difference, the network among them."""
-    other = {"text": "elu", "code": "gelu"}[name]
-    changes = {key.split(": ")[1]: c for key, c in switch_changes(result).items() if key.startswith(f"{name}:")}
-    swapped = result.studies[other]
-    own = result.main.part({name: name}, swapped.seeds)
-    return changes | {"network": float((error(swapped, name) - error(own, name)).median())}
+    extra, changes = result.settings.extras.get("switches"), {}
+    for key, change in switch_changes(result).items():
+        if key.startswith(f"{name}:"):
+            changes[switch_label(key, extra.variants[key].n_inputs).split(": ")[1]] = change
+    swapped = result.studies[{"text": "elu", "code": "gelu"}[name]]
+    shared = [seed for seed in result.main.seeds if seed in swapped.seeds]
+    if shared:
+        own, other = (study.part({name: name}, shared) for study in (result.main, swapped))
+        changes["network"] = float((error(other, name) - error(own, name)).median())
+    return changes
 
 
 def largest(changes: dict[str, float], times: int = 2) -> str:
@@ -217,7 +223,7 @@ def _of_variant(result: ToyResult, seen: Seen, name: str) -> dict[str, Any]:
         f"two_sided_{name}": of_n((shares >= 0.25) & (shares <= 0.75)),
         f"split_{name}": f"{int(split.sum())} of {N * len(split)}",
         f"singular_{name}": spread_text(singular_ratios(main, name), 2),
-        f"network_{name}": f"{differences(result, name)['network']:+.3f}" if name != "tuned" else "",
+        f"network_{name}": f"{differences(result, name).get('network', math.nan):+.3f}" if name != "tuned" else "",
         f"differences_{name}": largest(differences(result, name)) if name != "tuned" else "",
     }
 
