@@ -320,6 +320,15 @@ def test_differences_count_the_network():
     assert summary.differences(result, "code") == pytest.approx({"AdamW": 0.05, "network": 0.05})
 
 
+def test_changes_of_settings_a_little_off():
+    """On the second target alone, which is the only one of the study."""
+    main = study({"tuned": {"recon_sq": torch.tensor([0.5, 0.2])[:, None].expand(2, 100)}})
+    nearby = study({"rank 2": {"recon_sq": torch.full((1, 100), 0.25)}}, seeds=(1,))
+    result = toy_chapter.ToyResult(None, main, {"nearby": nearby})
+    assert summary.nearby_changes(result) == pytest.approx({"rank 2": 0.05})
+    assert summary.nearby_changes(result._replace(studies={})) == {}
+
+
 def test_tables_of_activity_and_of_what_is_left():
     def measures(shift):
         return {

@@ -147,6 +147,15 @@ def differences(result: ToyResult, name: str) -> dict[str, float]:
     return changes
 
 
+def nearby_changes(result: ToyResult) -> dict[str, float]:
+    """Returns the median change of the error of `tuned` by each setting that is a little off; none if not studied."""
+    study = result.studies.get("nearby")
+    if study is None:
+        return {}
+    own = error(result.main.part({"tuned": "tuned"}, study.seeds), "tuned")
+    return {name: float((error(study, name) - own).median()) for name in study.names}
+
+
 def largest(changes: dict[str, float], times: int = 2) -> str:
     """Returns the largest changes in words, the largest first."""
     first = sorted(changes, key=lambda key: -abs(changes[key]))[:times]
@@ -203,6 +212,7 @@ def _of_variant(result: ToyResult, seen: Seen, name: str) -> dict[str, Any]:
     means = {key: torch.stack([r.mean() for r in own[key]]) for key in ("near", "active", "weights", "hidden")}
     return {
         f"one_each_{name}": of_n(one_each(main, name) == N),
+        f"paths_{name}": of_n((main.of("top_input", name) == main.of("top_output", name))[live(main, name)]),
         f"sum_{name}": spread_text(main.of("p_active", name).sum(1), 2),
         **{f"{key}_{name}": spread_text(means[key], 1) for key in ("near", "hidden")},
         **{f"{key}_{name}": spread_text(means[key], 2) for key in ("active", "weights")},
@@ -244,6 +254,7 @@ def summarise(result: ToyResult, seen: Seen, preset: str, papers: dict[str, dict
         losses = torch.tensor([toys.squared(seed, elu=elu).loss for seed in result.main.seeds])
         numbers[f"mse_{key}"] = f"{losses.median():.1e} [{losses.min():.1e}, {losses.max():.1e}]"
     numbers |= {
+        **{f"change_{name.replace(' ', '_')}": f"{c:+.3f}" for name, c in nearby_changes(result).items()},
         "elu_text": spread_text(error(result.studies["elu"], "text")),
         "gelu_code": spread_text(error(result.studies["gelu"], "code")),
         "active_features": f"{N * toys.active_share(N):.2f}",
