@@ -243,7 +243,7 @@ SETTINGS = {
     ),
 }  # fmt: skip
 
-NOTEBOOKS = ("01_superposition", "02_circuit_superposition", "03_high_rank")
+NOTEBOOKS = ("01_superposition", "02_circuit_superposition", "03_high_rank", "04_squared")
 # The module that computes each notebook's results.
 CHAPTERS = {
     "01_superposition": superposition,
