@@ -25,6 +25,13 @@ class Claim:
     """How far the median may lie from the paper's number; fixed before the first full run."""
 
 
+# What the claims of each notebook are about.
+SUBJECTS = {
+    "01_superposition": "Toy model of superposition",
+    "02_circuit_superposition": "Circuit superposition",
+    "03_high_rank": "Circuits of higher rank",
+    "04_squared": "The squaring network",
+}
 _TMS = {"notebook": "01_superposition"}
 _TMCS = {"notebook": "02_circuit_superposition"}
 _HIGH = {"notebook": "03_high_rank"}

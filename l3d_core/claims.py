@@ -11,6 +11,7 @@ from typing import Any
 from . import record
 from .chapters.statistics import spread_text
 from .claim_list import CLAIMS as CLAIMS
+from .claim_list import SUBJECTS
 from .claim_list import Claim as Claim
 from .experiments import notebooks
 
@@ -103,24 +104,34 @@ def _row(claim: Claim, papers: Mapping[str, Any], found: Mapping[str, Any]) -> R
 
 
 def markdown_table(rows: list[Row]) -> str:
-    """Returns the ledger as a Markdown table with an anchor for each claim."""
+    """Returns the ledger as a Markdown table with an anchor for each claim, a line before those of each subject."""
     lines = ["| claim | paper | text | code | tuned | verdict |", "|---|---|---|---|---|---|"]
-    for row in rows:
-        claim = row.claim
-        paper = "" if row.paper is None else f"{row.paper:g}"
-        where = f"{claim.place}, [figure](#{claim.figure})"
-        found = " | ".join(row.found(name) for name in VARIANTS)
-        text = f'<span id="claim-{claim.id}"></span>{claim.statement} ({where})'
-        lines.append(f"| {text} | {paper} | {found} | {badge(row.verdict)}<br>{row.holding()} |")
+    for subject, own in _by_subject(rows).items():
+        lines.append(f"| **{subject}** |  |  |  |  |  |")
+        for row in own:
+            claim = row.claim
+            paper = "" if row.paper is None else f"{row.paper:g}"
+            where = f"{claim.place}, [figure](#{claim.figure})"
+            found = " | ".join(row.found(name) for name in VARIANTS)
+            text = f'<span id="claim-{claim.id}"></span>{claim.statement} ({where})'
+            lines.append(f"| {text} | {paper} | {found} | {badge(row.verdict)}<br>{row.holding()} |")
     return "\n".join(lines) + "\n"
 
 
 def glance_table(rows: list[Row]) -> str:
-    """Returns one line per claim: place, statement and verdict, linked to the ledger."""
+    """Returns one line per claim: place, statement and verdict, a line before those of each subject."""
     lines = ["| paper | claim | verdict |", "|---|---|---|"]
-    for row in rows:
-        lines.append(f"| {row.claim.place} | {row.claim.statement} | {badge(row.verdict)} |")
+    for subject, own in _by_subject(rows).items():
+        lines.append(f"|  | **{subject}** |  |")
+        lines += [f"| {row.claim.place} | {row.claim.statement} | {badge(row.verdict)} |" for row in own]
     return "\n".join(lines) + "\n"
+
+
+def _by_subject(rows: list[Row]) -> dict[str, list[Row]]:
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(SUBJECTS[row.claim.notebook], []).append(row)
+    return found
 
 
 def badge(text: str) -> str:

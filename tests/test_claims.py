@@ -87,7 +87,9 @@ def test_tables_hold_every_claim_and_its_verdict():
     papers = {claim.paper: {"value": 0.19} for claim in CLAIMS if claim.paper}
     rows = [claims._row(claim, papers, {"claims": found}) for claim in CLAIMS]
     for table in (claims.markdown_table(rows), claims.glance_table(rows)):
-        assert len(table.splitlines()) == len(CLAIMS) + 2
+        subjects = {claim.notebook for claim in CLAIMS}
+        assert len(table.splitlines()) == len(CLAIMS) + 2 + len(subjects)
+        assert table.count("**") == 2 * len(subjects)
         assert table.count("verdict-reproduces") == len(CLAIMS)
 
 
