@@ -306,16 +306,19 @@ def test_largest_in_words():
 
 
 def test_differences_count_the_network():
-    def with_error(error):
-        return {"recon_sq": torch.full((2, 100), error), "p_active": torch.ones(2, 5)}
+    def with_error(error, higher=0.0):
+        both = error + torch.tensor([0.0, higher])
+        return {"recon_sq": both[:, None].expand(2, 100), "p_active": torch.ones(2, 5)}
 
     main = study({"text": with_error(0.5), "code": with_error(0.4)})
     studies = {
         "switches": study({"text: Adam": with_error(0.45), "code: Adam": with_error(0.5)}),
-        "elu": study({"text": with_error(0.2)}), "gelu": study({"code": with_error(0.45)}),
+        "elu": study({"text": with_error(0.2, 0.1)}), "gelu": study({"code": with_error(0.45)}),
     }  # fmt: skip
     result = toy_chapter.ToyResult(experiments.settings("04_squared", "paper"), main, studies)
-    assert summary.differences(result, "text") == pytest.approx({"Adam": -0.05, "network": -0.3})
+    assert summary.differences(result, "text") == pytest.approx(
+        {"Adam": -0.05, "network": -0.25}
+    )  # Middle of -.3 and -.2.
     # Switches are compared with `code` on the GELU network.
     assert summary.differences(result, "code") == pytest.approx({"AdamW": 0.05, "network": 0.05})
 

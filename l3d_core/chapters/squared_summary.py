@@ -143,7 +143,7 @@ def differences(result: ToyResult, name: str) -> dict[str, float]:
     shared = [seed for seed in result.main.seeds if seed in swapped.seeds]
     if shared:
         own, other = (study.part({name: name}, shared) for study in (result.main, swapped))
-        changes["network"] = float((error(other, name) - error(own, name)).median())
+        changes["network"] = float((error(other, name) - error(own, name)).quantile(0.5))
     return changes
 
 
@@ -153,7 +153,7 @@ def nearby_changes(result: ToyResult) -> dict[str, float]:
     if study is None:
         return {}
     own = error(result.main.part({"tuned": "tuned"}, study.seeds), "tuned")
-    return {name: float((error(study, name) - own).median()) for name in study.names}
+    return {name: float((error(study, name) - own).quantile(0.5)) for name in study.names}
 
 
 def largest(changes: dict[str, float], times: int = 2) -> str:
@@ -219,7 +219,7 @@ def _of_variant(result: ToyResult, seen: Seen, name: str) -> dict[str, Any]:
         f"worst_{name}": spread_text(torch.stack([r.min() for r in own["near"]]), 1),
         f"far_{name}": spread_text(torch.stack([r[:, within].mean(0).min() for r in own["far"]]), 1),
         f"pairs_{name}": spread_text(own["pairs"], 2),
-        f"slopes_{name}": spread_text(torch.stack([r.median() for r in own["slopes"]]), 1),
+        f"slopes_{name}": spread_text(torch.stack([r.quantile(0.5) for r in own["slopes"]]), 1),
         **{
             f"reach_{delta:g}_{name}".replace(".", "_"): spread_text(
                 torch.stack([e[:, i].mean() for e in own["reach"]]), 2
@@ -252,7 +252,7 @@ def summarise(result: ToyResult, seen: Seen, preset: str, papers: dict[str, dict
         numbers |= _of_variant(result, seen, name)
     for key, elu in (("gelu", False), ("elu", True)):
         losses = torch.tensor([toys.squared(seed, elu=elu).loss for seed in result.main.seeds])
-        numbers[f"mse_{key}"] = f"{losses.median():.1e} [{losses.min():.1e}, {losses.max():.1e}]"
+        numbers[f"mse_{key}"] = f"{losses.quantile(0.5):.1e} [{losses.min():.1e}, {losses.max():.1e}]"
     numbers |= {
         **{f"change_{name.replace(' ', '_')}": f"{c:+.3f}" for name, c in nearby_changes(result).items()},
         "elu_text": spread_text(error(result.studies["elu"], "text")),
