@@ -18,7 +18,7 @@ from .statistics import spread_text
 from .studies import Study
 from .toy_chapter import ToyResult
 from .toy_measures import layers
-from .toy_summary import MAIN, common_numbers, error, live, make_record, of_n, switch_changes, switch_label
+from .toy_summary import MAIN, common_numbers, error, largest, live, make_record, of_n, switches_from
 
 N = 5
 N_V = (3, 5, 10, 15)
@@ -135,10 +135,7 @@ def singular_ratios(study: Study, name: str) -> Tensor:
 
 def differences(result: ToyResult, name: str) -> dict[str, float]:
     """Returns the median change of the error of `text` or `code` by each single difference, the network among them."""
-    extra, changes = result.settings.extras.get("switches"), {}
-    for key, change in switch_changes(result).items():
-        if key.startswith(f"{name}:"):
-            changes[switch_label(key, extra.variants[key].n_inputs).split(": ")[1]] = change
+    changes = switches_from(result, name)
     swapped = result.studies[{"text": "elu", "code": "gelu"}[name]]
     shared = [seed for seed in result.main.seeds if seed in swapped.seeds]
     if shared:
@@ -154,12 +151,6 @@ def nearby_changes(result: ToyResult) -> dict[str, float]:
         return {}
     own = error(result.main.part({"tuned": "tuned"}, study.seeds), "tuned")
     return {name: float((error(study, name) - own).quantile(0.5)) for name in study.names}
-
-
-def largest(changes: dict[str, float], times: int = 2) -> str:
-    """Returns the largest changes in words, the largest first."""
-    first = sorted(changes, key=lambda key: -abs(changes[key]))[:times]
-    return " and ".join(f"{key} ({changes[key]:+.3f})" for key in first)
 
 
 def activity_table(result: ToyResult) -> pd.DataFrame:
@@ -208,6 +199,7 @@ def _of_variant(result: ToyResult, seen: Seen, name: str) -> dict[str, Any]:
     """Returns the numbers of one variant by glue name."""
     main, own, shares = result.main, seen.moved[name], torch.cat(seen.signs[name])
     within = [i for i, delta in enumerate(DELTAS) if abs(delta) <= 0.5]
+    changes = {} if name == "tuned" else differences(result, name)
     split = split_features(main, name, seen.signs[name])
     means = {key: torch.stack([r.mean() for r in own[key]]) for key in ("near", "active", "weights", "hidden")}
     return {
@@ -233,8 +225,8 @@ def _of_variant(result: ToyResult, seen: Seen, name: str) -> dict[str, Any]:
         f"two_sided_{name}": of_n((shares >= 0.25) & (shares <= 0.75)),
         f"split_{name}": f"{int(split.sum())} of {N * len(split)}",
         f"singular_{name}": spread_text(singular_ratios(main, name), 2),
-        f"network_{name}": f"{differences(result, name).get('network', math.nan):+.3f}" if name != "tuned" else "",
-        f"differences_{name}": largest(differences(result, name)) if name != "tuned" else "",
+        f"network_{name}": f"{changes.get('network', math.nan):+.3f}" if name != "tuned" else "",
+        f"differences_{name}": largest(changes),
     }
 
 

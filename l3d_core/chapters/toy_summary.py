@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -132,11 +132,21 @@ def switch_table(result: ToyResult, n: int) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("variant")
 
 
+def switches_from(result: ToyResult, base: str) -> dict[str, float]:
+    """Returns the median change of a variant's error by each single departure from it, by what it switches to."""
+    changes = {name: c for name, c in switch_changes(result).items() if name.startswith(f"{base}:")}
+    return {_label(result, name).split(": ")[1]: change for name, change in changes.items()}
+
+
+def largest(changes: Mapping[str, float], times: int = 2) -> str:
+    """Returns the largest changes in words, the largest first."""
+    first = sorted(changes, key=lambda key: -abs(changes[key]))[:times]
+    return " and ".join(f"{key} ({changes[key]:+.3f})" for key in first)
+
+
 def most_moving(result: ToyResult, base: str, times: int = 2) -> str:
     """Returns the departures from a variant that change its error most, in words."""
-    changes = {name: c for name, c in switch_changes(result).items() if name.startswith(f"{base}:")}
-    first = sorted(changes, key=lambda name: -abs(changes[name]))[:times]
-    return " and ".join(f"{_label(result, name).split(': ')[1]} ({changes[name]:+.3f})" for name in first)
+    return largest(switches_from(result, base), times)
 
 
 def _label(result: ToyResult, name: str) -> str:

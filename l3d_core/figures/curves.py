@@ -204,8 +204,7 @@ def plot_counts(
         ValueError: An empty table or a missing column.
     """
     _needs(table, x, y, hue)
-    named, colours = {**NAMES, **(labels or {})}, _colours(table[hue])
-    order = sorted(table[x].unique()) if pd.api.types.is_numeric_dtype(table[x]) else list(table[x].unique())
+    named, colours, order = {**NAMES, **(labels or {})}, _colours(table[hue]), _order(table[x])
     look = {"x": x, "y": y, "hue": hue, "order": order, "hue_order": list(colours), "palette": colours, "legend": False}
     apart = 0.8 - 0.8 / len(colours) if len(colours) > 1 else False
     with style():
@@ -221,6 +220,12 @@ def plot_counts(
         plain_log(ax) if log_y else ax.set_ylim(min(0, table[y].min()), None)
         _legend(figure, colours, "median and range", bool(paper))
     return figure
+
+
+def _order(values: pd.Series) -> list[Any]:
+    """Returns the different settings, numbers by size and others as they come."""
+    found = values.unique()
+    return sorted(found) if pd.api.types.is_numeric_dtype(values) else list(found)
 
 
 def _ticks(table: pd.DataFrame, x: str, hue: str, order: Sequence[Any]) -> list[str]:
@@ -255,8 +260,7 @@ def plot_success(
         ValueError: An empty table or a missing column.
     """
     _needs(table, x, y, hue)
-    named, colours = {**NAMES, **(labels or {})}, _colours(table[hue])
-    order = sorted(table[x].unique()) if pd.api.types.is_numeric_dtype(table[x]) else list(table[x].unique())
+    named, colours, order = {**NAMES, **(labels or {})}, _colours(table[hue]), _order(table[x])
     found = table.assign(reached=table[y].astype(float)).groupby([x, hue])["reached"].agg(["sum", "count"])
     width = 0.84 / len(colours)
     crowded = len(order) * len(colours) > 9
