@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import NamedTuple
@@ -204,6 +204,11 @@ def split_parameters(flat: Tensor, shapes: dict[str, tuple[int, ...]]) -> dict[s
     return {
         name: part.reshape(*flat.shape[:-1], *shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)
     }
+
+
+def side_by_side(parts: Mapping[str, Tensor]) -> Tensor:
+    """Returns gradients or directions of several tensors `[n, *shape]` as the rows of one matrix `[n, n_w]`."""
+    return torch.cat([part.flatten(1) for part in parts.values()], 1)
 
 
 def divergence_gradients(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from .gradients import side_by_side
 from .intervention import delta_sweep, output_gradients
 from .l3d import L3DConfig, batch_top_k
 from .metrics import match_directions
@@ -175,7 +176,7 @@ def error_split(
     Raises:
         ValueError: Not one group per sample.
     """
-    g = torch.cat([part.flatten(1) for part in gradients.values()], 1)
+    g = side_by_side(gradients)
     if groups.shape != g.shape[:1]:
         raise ValueError(f"groups have shape {tuple(groups.shape)}; expected one number per sample, ({len(g)},).")
     labels, member = groups.to(g.device).unique(return_inverse=True)

@@ -63,6 +63,20 @@ class ToyTraining:
             return grouped_inputs(n, self.n_features // GROUP, GROUP, seed=seed)
         return (signed_inputs if self.toy in SQUARED else sparse_inputs)(n, self.n_features, seed=seed)
 
+    @property
+    def group_size(self) -> int:
+        """How many inputs are on or off together: what serves them should be one circuit."""
+        return GROUP if self.toy == "high_rank" else 1
+
+    @property
+    def n_groups(self) -> int:
+        """Circuits that the toy should have: one for each input, or group of inputs."""
+        return self.n_features // self.group_size
+
+    def active(self, x: Tensor) -> Tensor:
+        """Returns which inputs, or groups of them, are on, booleans `[n, n_groups]`, for inputs `[n, n_features]`."""
+        return (x.unflatten(1, (-1, self.group_size)) != 0).any(-1)
+
     def coefficients(self, seed: int) -> Tensor | None:
         """Returns A of a target, uniform in [0, 3], `[n_features, n_features]`; None for toys without one."""
         if self.toy not in ("circuit_superposition", "high_rank"):

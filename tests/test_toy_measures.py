@@ -110,7 +110,7 @@ def test_layers_of_a_deep_network_multiply_as_its_own():
 def test_fresh_samples_are_neither_training_nor_decomposed_ones():
     task = task_of("circuit_superposition", random_perceptron(), torch.ones(5, 5))
     l3d = at_random(task.model, 2)
-    x = fresh(task, l3d)
+    x = fresh(task).to(l3d.v_out.matrix())
     assert x.dtype == torch.float64 and x.equal(task.config.draw(SAMPLES, seed=2**21 + 3).double())
     for seed in (3, 2**20 + 3):
         assert not x.equal(task.config.draw(SAMPLES, seed=seed).double())
@@ -184,7 +184,8 @@ def test_the_error_on_fresh_samples_oracle(divergence):
     l3d = at_random(task.model, 3, divergence=divergence, batch_size=8, k_fraction=0.3, k_extra=1)
     v_in, v_out = list(l3d.v_in.matrix()), list(l3d.v_out.matrix())
     errors = []
-    for batch in fresh(task, l3d).split(8):  # 8, 8 and 4 samples, each batch with references of its own.
+    # 8, 8 and 4 samples, each batch with references of its own.
+    for batch in fresh(task).to(l3d.v_out.matrix()).split(8):
         g = loop_gradients(l3d, batch, divergence, 3)
         error, _ = slow_reconstruction(g, v_in, v_out, slow_k_count(l3d.config, len(batch)), dense=False)
         errors.append(float(error))
@@ -304,7 +305,7 @@ def test_coefficients_of_a_model_taken_apart_exactly():
 def test_error_parts_oracle(toy, model, n):
     task = task_of(toy, model, torch.rand(n, n), n=n, seed=4)
     l3d = at_random(task.model, 3, divergence="half_reference_mse")
-    x = fresh(task, l3d)
+    x = fresh(task).to(l3d.v_out.matrix())
     v_in, v_out = l3d.v_in.matrix(), l3d.v_out.matrix()
     g = loop_gradients(l3d, x, "half_reference_mse", 4)
     group, n_active = (5, []) if toy == "high_rank" else (1, [])
@@ -370,7 +371,7 @@ def test_up_is_the_direction_that_raises_the_relevant_output():
 def test_interventions_oracle(toy, model):
     task, length = task_of(toy, model, torch.rand(5, 5), n=5), 0.7
     l3d = at_random(task.model, 4)
-    found, x = interventions(l3d, task, length), fresh(task, l3d)
+    found, x = interventions(l3d, task, length), fresh(task).to(l3d.v_out.matrix())
     w0 = {name: p.detach() for name, p in model.named_parameters()}
     last = "W_out" if toy == "circuit_superposition" else "layers.2.weight"
     for v in range(4):

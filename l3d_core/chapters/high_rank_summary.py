@@ -10,15 +10,14 @@ import torch
 from torch import Tensor
 
 from .. import toys
-from ..gradients import divergence_gradients
+from ..gradients import divergence_gradients, side_by_side
 from ..l3d import L3DConfig
 from ..measures import agreement, effective_rank
-from ..toy_training import GROUP
 from .moves import shaped
 from .statistics import spread_text
 from .studies import Study
 from .toy_chapter import ToyResult
-from .toy_measures import FRESH, N_FRESH
+from .toy_measures import fresh
 from .toy_summary import MAIN, common_numbers, covered_with, error, found_all, live, make_record, of_n
 
 N = 6
@@ -136,10 +135,10 @@ def group_directions(result: ToyResult, name: str) -> GroupDirections:
     divergence, errors, ratios = result.settings.variants[name].divergence, [], []
     for seed in result.main.seeds:
         task = toys.high_rank(seed)
-        x = task.sample(N_FRESH, seed=FRESH + seed)
-        active = (x.unflatten(1, (-1, GROUP)) != 0).any(-1)
+        x = fresh(task)
+        active = task.config.active(x)
         gradients = divergence_gradients(task.model, x, divergence, seed=seed)
-        g = torch.cat([gradients[key].flatten(1) for key, _ in task.model.named_parameters()], 1).detach()
+        g = side_by_side(gradients).detach()
         parts = [g[active[:, i] & (active.sum(1) == 1)] for i in range(active.shape[1])]
         found = [torch.linalg.svd(part, full_matrices=False) for part in parts]
         left = sum(s[1:].square().sum() for _, s, _ in found) / sum(s.square().sum() for _, s, _ in found)
@@ -176,8 +175,8 @@ def summarise(result: ToyResult, preset: str, papers: dict[str, dict[str, Any]])
         numbers |= _main_numbers(result, name) | _study_numbers(result, name)
     for name in ("text", "tuned"):
         numbers[f"agreement_pure_{name}"] = _spread_or_none(pure_agreements(result, name))
-    x = toys.high_rank(result.main.seeds[0]).inputs
-    active = (x.unflatten(1, (-1, GROUP)) != 0).any(-1).sum(1).float().mean()
+    shown = toys.high_rank(result.main.seeds[0])
+    active = shown.config.active(shown.inputs).sum(1).float().mean()
     p_act = papers["high_rank_p_act"]
     alive = [sum(p > 0 for p in values) for values in p_act["fig_s3"].values()]
     numbers |= {

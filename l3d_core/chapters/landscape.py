@@ -9,9 +9,9 @@ from torch import Tensor
 
 from .. import toys
 from ..divergences import resolve_divergence
-from ..gradients import divergence_gradients
+from ..gradients import divergence_gradients, side_by_side
 from .moves import DELTAS, outputs_at, shaped
-from .toy_measures import FRESH, N_FRESH
+from .toy_measures import fresh
 
 # Smallest size of the one feature that is active in a sample of a landscape.
 LEAST = 0.5
@@ -64,7 +64,7 @@ def pair_changes(task: toys.Task, v: Tensor, chosen: tuple[int, int], length: fl
     Returns:
         `[n_deltas, n_deltas, n_o]`, the first subnetwork's step along the first axis.
     """
-    x = task.sample(N_FRESH, seed=FRESH + task.seed)
+    x = fresh(task)
     axes = length * torch.nn.functional.normalize(v[list(chosen)], dim=1)
     with torch.no_grad():
         return (plane_outputs(task, axes, torch.tensor(DELTAS), x) - task.model(x)).mean(2)
@@ -124,7 +124,7 @@ def landscape(
     Raises:
         ValueError: See `three_apart` and `alone`.
     """
-    chosen, samples = three_apart(top, p_active), task.sample(N_FRESH, seed=FRESH + task.seed)
+    chosen, samples = three_apart(top, p_active), fresh(task)
     features = top[chosen].tolist()
     rest = next(i for i in range(samples.shape[1]) if i not in features)
     x = torch.stack([alone(samples, feature) for feature in features])
@@ -138,7 +138,7 @@ def landscape(
     positions = torch.linspace(-1, 1, n)
     y = plane_outputs(task, length * axes, positions, x)
     g = divergence_gradients(task.model, x, d, references=y_ref.expand(len(x), -1))
-    slopes = torch.cat([part.flatten(1) for part in g.values()], 1) @ (length * unit).mT
+    slopes = side_by_side(g) @ (length * unit).mT
     values = d.value(y.flatten(0, 1), y_ref.expand_as(y.flatten(0, 1))).unflatten(0, (n, n))
     return Landscape(chosen, x, y_ref, positions, values.permute(2, 0, 1), unit @ axes.mT, slopes)
 

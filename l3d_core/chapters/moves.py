@@ -10,7 +10,7 @@ from torch.func import functional_call, vmap
 
 from .. import toys
 from ..metrics import top_share
-from .toy_measures import FRESH, N_FRESH, layers
+from .toy_measures import fresh, layers
 
 # The paper's sizes of steps in Figures 10 and S4 / S5.
 STEP = 0.3
@@ -63,7 +63,7 @@ def moves(task: toys.Task, v: Tensor, deltas: tuple[float, ...], length: float, 
         length: Euclidean length of a step of size 1.
         hidden: Leave the first and the last layer as they are, as the draft did.
     """
-    x = task.sample(N_FRESH, seed=FRESH + task.seed)
+    x = fresh(task)
     norms = v.norm(dim=1, keepdim=True)
     unit = shaped(torch.where(norms > 0, length * v / torch.where(norms > 0, norms, 1), 0), task.model)
     relevant = top_share(layers(unit)[0][-1].mT).index
@@ -124,7 +124,7 @@ def pair(task: toys.Task, v: Tensor, chosen: tuple[int, int], length: float) -> 
         chosen: The two subnetworks, of different top outputs.
         length: Euclidean length of a step of size 1.
     """
-    x = task.sample(N_FRESH, seed=FRESH + task.seed)
+    x = fresh(task)
     unit = shaped(length * v / v.norm(dim=1, keepdim=True), task.model)
     relevant = top_share(layers(unit)[0][-1].mT).index[list(chosen)]
     size, n = torch.tensor(DELTAS), len(DELTAS)

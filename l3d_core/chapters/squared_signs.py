@@ -9,11 +9,11 @@ from torch import Tensor
 
 from .. import toys
 from ..divergences import resolve_divergence
-from ..gradients import divergence_gradients
+from ..gradients import divergence_gradients, side_by_side
 from ..measures import sign_split
 from .studies import Study, Variant
 from .toy_chapter import ToyResult
-from .toy_measures import FRESH, N_FRESH
+from .toy_measures import fresh
 from .toy_summary import live
 
 # A subnetwork serves one sign if less than a tenth of its impact is of the other.
@@ -58,11 +58,11 @@ def impacts(result: ToyResult, name: str, target: int = 0, n_references: int = 1
     """
     main, divergence = result.main, resolve_divergence(variant_of(result, name).divergence)
     task, alive = task_of(name, main.seeds[target]), live(main, name)[target]
-    x = task.sample(N_FRESH, seed=FRESH + task.seed)
+    x = fresh(task)
     v_in, values = main.of("v_in", name)[target][alive], torch.zeros(len(x), int(alive.sum()))
     for draw in range(n_references):
         parts = divergence_gradients(task.model, x, divergence, seed=draw)
-        values += (torch.cat([part.flatten(1) for part in parts.values()], 1) @ v_in.mT).abs() / n_references
+        values += (side_by_side(parts) @ v_in.mT).abs() / n_references
     return Impacts(x, values, main.of("top_input", name)[target][alive], alive.nonzero().flatten())
 
 

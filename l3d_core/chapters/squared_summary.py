@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import toys
+from ..gradients import side_by_side
 from ..measures import effective_rank
 from .landscape import landscape, own_slopes
 from .moves import DELTAS, STEP, Moves, by_activity, cross_effect, linear_error, moves, pair, ratios, shaped, swing
@@ -95,7 +96,7 @@ def observe(result: ToyResult) -> Seen:
 def without_biases(v: Tensor, task: toys.Task) -> Tensor:
     """Returns directions `[n_v, n_w]` with the parts of the biases set to zero."""
     parts = shaped(v, task.model)
-    return torch.cat([t.flatten(1) * ("bias" not in name) for name, t in parts.items()], 1)
+    return side_by_side({name: t * ("bias" not in name) for name, t in parts.items()})
 
 
 def behaviour(result: ToyResult, name: str) -> dict[str, list]:

@@ -119,11 +119,12 @@ class Study:
 
 
 def _stackable(runs: list[Run]) -> list[list[int]]:
-    """Returns which runs can stand in one stack."""
+    """Returns which runs stand in one stack: those of one rank, since the highest sets what all of a stack cost."""
     groups: dict[tuple, list[int]] = {}
     for i, run in enumerate(runs):
         config = run.config
-        groups.setdefault((len(run.inputs), config.n_v, config.batch_size, config.form), []).append(i)
+        key = (len(run.inputs), config.n_v, config.batch_size, config.form, str(config.rank))
+        groups.setdefault(key, []).append(i)
     return list(groups.values())
 
 
@@ -166,7 +167,7 @@ def study(name: str, job: Job, folder: str | Path, device: str = "cpu", progress
         "toy": job.toy, "size": job.size, "seeds": list(job.seeds), "kept": [task.seed for task in tasks],
         "epochs": job.epochs, "code": artifacts.code_digest(["studies", _module(job.measure)]),
         "torch": torch.__version__,
-        "variants": [[key, asdict(v.config), *v[1:]] for key, v in job.variants.items()],
+        "variants": [[key, config_facts(v.config), *v[1:]] for key, v in job.variants.items()],
         "measure": described(job.measure),
         "data": artifacts.tensor_digest([t for task in tasks for t in (task.inputs, *task.model.parameters())]),
     }  # fmt: skip
@@ -182,6 +183,12 @@ def study(name: str, job: Job, folder: str | Path, device: str = "cpu", progress
 
     tensors, _, facts = artifacts.cached(folder, name, config, compute, device)
     return Study(tensors, list(job.variants), config["kept"], len(job.seeds), facts)
+
+
+def config_facts(config: L3DConfig) -> dict[str, Any]:
+    """Returns settings to tell results apart by: the patterns of a rank as a list, since the first match counts."""
+    facts = asdict(config)
+    return facts | {"rank": list(config.rank.items())} if isinstance(config.rank, Mapping) else facts
 
 
 def described(function: Callable) -> list:

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from .. import toys
-from ..gradients import divergence_gradients
+from ..gradients import divergence_gradients, side_by_side
 from ..intervention import delta_sweep, matched_deltas, perturb
 from ..l3d import reconstruct
 from ..metrics import coverage, gradient_reconstruction, selectivity, top_share
@@ -86,7 +86,7 @@ def errors_on(l3d: L3D, task: toys.Task, x: Tensor) -> dict[str, Tensor]:
     batches = x.split(l3d.config.batch_size)
     fresh = [gradient_reconstruction(l3d, batch, seed=task.seed).recon_sq for batch in batches]
     gradients = divergence_gradients(l3d.model, x, l3d.divergence, references=l3d.config.reference, seed=task.seed)
-    g, several = torch.cat([gradients[name].flatten(1) for name in l3d.parameters], 1), (x > 0).sum(1) > 1
+    g, several = side_by_side(gradients), (x > 0).sum(1) > 1
     parts = {"recon_single": g[~several], "recon_several": g[several]}
     v_in, v_out = l3d.v_in.matrix(), l3d.v_out.matrix()
     errors = {name: reconstruct(rows, v_in, v_out, 1, dense=True).recon_sq for name, rows in parts.items()}

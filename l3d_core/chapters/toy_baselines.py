@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,14 @@ from ..baselines.evaluation import Directions
 from ..baselines.principal import principal_directions
 from ..baselines.random_directions import random_directions
 from ..divergences import resolve_divergence
-from ..gradients import divergence_gradients
+from ..gradients import divergence_gradients, side_by_side
 from ..l3d import L3DConfig, reconstruct
 from ..metrics import coverage, top_share
-from ..toy_training import GROUP
 from ..training import fit
 from .moves import shaped
 from .statistics import spread_text
-from .studies import Job, Variant
-from .toy_measures import FRESH, N_FRESH, layers, measure_numbers
+from .studies import Job, Variant, config_facts
+from .toy_measures import fresh, layers, measure_numbers
 
 METHODS = ("L3D", "dictionary", "principal", "random")
 
@@ -61,7 +60,7 @@ def compare(
     parts = ("toy_baselines", "dictionary", "principal", "random_directions", "evaluation", "moves", "toy_measures")
     config = {
         "toy": toy, "size": list(size), "seeds": list(seeds), "epochs": epochs, "torch": torch.__version__,
-        "variant": [asdict(variant.config), *variant[1:]], "code": artifacts.code_digest(parts),
+        "variant": [config_facts(variant.config), *variant[1:]], "code": artifacts.code_digest(parts),
     }  # fmt: skip
     name = f"{toy}-{size[0]}-{size[1]}-baselines"
     return artifacts.cached(folder, name, config, lambda _: (_measure(job, progress), {}))[0]
@@ -91,21 +90,20 @@ def _measure(job: Job, progress: bool) -> dict[str, Tensor]:
 
 def _facts(task: toys.Task, directions: Directions, config: L3DConfig, divergence: str) -> dict[str, Tensor]:
     """Returns errors and recovery of one target's directions on fresh samples."""
-    x = task.sample(N_FRESH, seed=FRESH + task.seed)
+    x = fresh(task)
     gradients = divergence_gradients(
         task.model, x, resolve_divergence(divergence), references=config.reference, seed=task.seed
     )
-    g = torch.cat([part.flatten(1) for part in gradients.values()], 1)
+    g = side_by_side(gradients)
     batches = [
         reconstruct(part, *directions, config.k_count(len(part)), dense=False) for part in g.split(config.batch_size)
     ]
     live = torch.cat([batch.kept for batch in batches]).any(0)
-    group = GROUP if task.config.toy == "high_rank" else 1
-    top = top_share(layers(shaped(directions.v_out, task.model))[0][0], group)
+    top = top_share(layers(shaped(directions.v_out, task.model))[0][0], task.config.group_size)
     return {
         "top_k": torch.stack([batch.recon_sq for batch in batches]).mean(),
         "dense": reconstruct(g, *directions, 1, dense=True).recon_sq,
-        "covered": (coverage(top.index, live, task.config.n_features // group) > 0).sum(),
+        "covered": (coverage(top.index, live, task.config.n_groups) > 0).sum(),
         "share": top.share[live].mean(),
     }
 

@@ -6,11 +6,10 @@ import torch
 from torch import Tensor
 
 from .. import toys
-from ..gradients import divergence_gradients
+from ..gradients import divergence_gradients, side_by_side
 from ..intervention import matched_deltas, perturb
 from ..l3d import reconstruct
 from ..metrics import coverage, gradient_reconstruction, selectivity, top_share
-from ..toy_training import GROUP
 from ..training import L3D
 
 # Samples of the seeds 2^21 + seed are seen by no training: neither the targets' nor a decomposition's.
@@ -39,12 +38,12 @@ def measure_numbers(l3d: L3D, task: toys.Task) -> dict[str, Tensor]:
         norm of its first and last weights, how many features (or groups) live subnetworks cover, and the error on
         fresh samples in batches of the size trained with.
     """
-    group = GROUP if task.config.toy == "high_rank" else 1
+    group = task.config.group_size
     weights, _ = layers(l3d.v_out.dense())
     top_in, top_out = top_share(weights[0], group), top_share(weights[-1].mT)
-    n = task.config.n_features // group
+    n = task.config.n_groups
     counts = coverage(top_in.index, l3d.live, n)
-    x = fresh(task, l3d)
+    x = fresh(task).to(l3d.v_out.matrix())
     errors = [gradient_reconstruction(l3d, part, seed=task.seed).recon_sq for part in x.split(l3d.config.batch_size)]
     facts = {
         "recon_sq": l3d.history.recon_sq, "recon_norm": l3d.history.recon_norm,
@@ -76,9 +75,9 @@ def measure_directions(l3d: L3D, task: toys.Task) -> dict[str, Tensor]:
     return measure_numbers(l3d, task) | {"v_out": l3d.v_out.matrix().detach().cpu()}
 
 
-def fresh(task: toys.Task, l3d: L3D) -> Tensor:
-    """Returns samples that neither the target nor the decomposition was trained on."""
-    return task.sample(N_FRESH, seed=FRESH + task.seed).to(l3d.v_out.matrix())
+def fresh(task: toys.Task) -> Tensor:
+    """Returns samples that neither the target nor a decomposition of it was trained on, `[N_FRESH, n_features]`."""
+    return task.sample(N_FRESH, seed=FRESH + task.seed)
 
 
 def coefficients(l3d: L3D, task: toys.Task) -> dict[str, Tensor]:
@@ -105,11 +104,10 @@ def error_parts(l3d: L3D, task: toys.Task) -> dict[str, Tensor]:
 
     Gradients of fresh samples; references are drawn from all of them. The shares by tensor are of the squared error.
     """
-    x = fresh(task, l3d)
-    group = GROUP if task.config.toy == "high_rank" else 1
-    active = (x.unflatten(1, (-1, group)) != 0).any(-1).sum(1)
+    x = fresh(task).to(l3d.v_out.matrix())
+    active = task.config.active(x).sum(1)
     gradients = divergence_gradients(l3d.model, x, l3d.divergence, references=l3d.config.reference, seed=task.seed)
-    g = torch.cat([gradients[name].flatten(1) for name in l3d.parameters], 1)
+    g = side_by_side(gradients)
     v_in, v_out = l3d.v_in.matrix(), l3d.v_out.matrix()
     parts = [g[active == 1], g[active > 1]]
     dense = [reconstruct(part, v_in, v_out, 1, dense=True).recon_sq for part in (g, *parts)]
@@ -124,7 +122,7 @@ def interventions(l3d: L3D, task: toys.Task, length: float) -> dict[str, Tensor]
 
     "Up" is the direction that raises the relevant output, a subnetwork's top output.
     """
-    x, relevant = fresh(task, l3d), top_share(layers(l3d.v_out.dense())[0][-1].mT).index
+    x, relevant = fresh(task).to(l3d.v_out.matrix()), top_share(layers(l3d.v_out.dense())[0][-1].mT).index
     with torch.no_grad():
         base = l3d.model(x)
     both = []

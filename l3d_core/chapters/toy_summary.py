@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from ..measures import agreement
-from ..toy_training import GROUP
 from .statistics import last_epochs, settings_digest, spread, spread_text
 from .studies import Study, first_losses
 from .toy_chapter import ToyResult, jobs
@@ -205,8 +204,7 @@ def tidy(study: Study) -> list[dict[str, Any]]:
 def kept_per_active(result: ToyResult, name: str) -> float:
     """Returns the coefficients kept per sample over the circuits (inputs, or groups of them) active in a sample."""
     job = jobs(result.settings)["main"]
-    group = GROUP if job.toy == "high_rank" else 1
-    active = [(task.inputs.unflatten(1, (-1, group)) != 0).any(-1).sum(1).float().mean() for task in job.tasks()]
+    active = [task.config.active(task.inputs).sum(1).float().mean() for task in job.tasks()]
     config = result.settings.variants[name].config
     return float(config.k_fraction * config.n_v / torch.stack(active).mean())
 
