@@ -224,7 +224,7 @@ class Tensors:
             rows: The batch's gradients.
             n_inputs: Inputs in the batch.
             c: d loss / d z and d loss / d y, `[n_sources, n_shared * 2 * n_v, n_s]`.
-            h: Twice d loss / d K, symmetric, `[n_runs, n_v, n_v]`.
+            h: What d loss / d V_out holds of V_out itself, `h V_out`, `[n_runs, n_v, n_v]`.
         """
         c = self._operand(c)
         if self.bundle.path == "dense":

@@ -60,6 +60,8 @@ class L3DConfig:
     """Steps between decays, the literal reading of App. B.3; None to decay by epochs."""
     weight_decay: float = 0.01
     """Decoupled weight decay: 0.01 is AdamW's default (App. B.3 names AdamW); 0 is Adam, as the code ran."""
+    revival: float = 0.0
+    """Weight of the loss that lets dead subnetworks rebuild the residual: 0 in the paper; 1/32 in Gao et al. 2024."""
 
     def __post_init__(self) -> None:
         positive = {"n_v": self.n_v, "epochs": self.epochs, "batch_size": self.batch_size}
@@ -73,6 +75,8 @@ class L3DConfig:
                 f"lr {self.lr}, lr_decay {self.lr_decay}, weight_decay {self.weight_decay}; "
                 "expected lr > 0, lr_decay in (0, 1], weight_decay >= 0."
             )
+        if not (isinstance(self.revival, int | float) and 0 <= self.revival < math.inf):
+            raise ValueError(f"revival is {self.revival!r}; expected a finite number of at least 0, such as 1 / 32.")
         if self.dense_epochs < 0 or self.k_extra < 0:
             raise ValueError(f"dense_epochs {self.dense_epochs}, k_extra {self.k_extra}; expected at least 0.")
         if self.lr_decay_every_epochs is not None and self.lr_decay_every_steps is not None:

@@ -116,6 +116,8 @@ class Program:
         summed = self._tensor([c.v_out_norm == "tensor_sum" for c in configs], torch.bool)
         self.any_tensor_sum, self.all_tensor_sum = bool(summed.any()), bool(summed.all())
         self.tensor_sum = summed.view(sizes.n_sources, 1, sizes.n_shared, 1, 1)
+        revival = [c.revival for c in configs]
+        self.revival = self._tensor(revival).view(-1, 1, 1) if any(revival) else None
         self._k: dict[int, tuple[int | Tensor, int]] = {}
         self._dense: tuple[int, Tensor | None] = (-1, None)
         self.key = _key(self)
@@ -205,10 +207,8 @@ def _sources(runs: Sequence[Run], divergences: list[Divergence], layouts: list[L
 
 def optimiser(config: L3DConfig) -> tuple:
     """Returns what the optimiser of a run depends on; runs with equal ones are updated together."""
-    return (
-        config.lr, config.lr_decay, config.lr_decay_every_epochs or 0, config.lr_decay_every_steps or 0,
-        config.weight_decay,
-    )  # fmt: skip
+    every = (config.lr_decay_every_epochs or 0, config.lr_decay_every_steps or 0)
+    return (config.lr, config.lr_decay, *every, config.weight_decay)
 
 
 def build_program(

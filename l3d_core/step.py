@@ -3,6 +3,12 @@
 The reconstruction is never formed. With z = V_in g, y = V_out g, the kept coefficients z~ and the Gram matrix
 K = V_out V_out^T, the squared error of a batch is `1 + sum(z~^T K z~ - 2 z~^T y) / sum |g|^2`; both gradients are
 products of coefficients with g and of `sum z~ z~^T` with V_out. All derivatives are written out.
+
+Differs from the paper: runs with `revival` above 0 add the auxiliary loss of top-k sparse autoencoders (Gao et al.
+2024, section 2.4 and App. A.2), in which dead subnetworks rebuild what the others leave. A subnetwork is dead in an
+epoch if it was kept for no sample of the epoch before; in epoch 0 none is. With e = g - V_out^T z~ held constant and D
+the coefficients of dead subnetworks that top-k does not keep, it is `revival * sum |e - V_out^T D|^2 / sum |g|^2`. All
+dead subnetworks take part, not the largest of them as there, since n_v is small. What is recorded is the main loss.
 """
 
 from __future__ import annotations
@@ -89,6 +95,7 @@ class Stepper:
                 tensors.limit_ranks([own.ranks[name][0] for own in program.layouts])
         self.copy_(state, load=True)
         self.works: dict[int, Work] = {}
+        self.dead: Tensor | None = None  # See `note_dead_`.
         self.taken = torch.zeros((), device=program.device)
         self.groups = self._optimisers()
 
@@ -178,6 +185,32 @@ class Stepper:
             self.works[n_inputs] = Work(zy, z, y, z_kept, z_kept.mT, short, c, to_z, to_y)
         return self.works[n_inputs]
 
+    def note_dead_(self, state: dict[str, Tensor]) -> None:
+        """Notes at an epoch's start, or where it is resumed, each dead subnetwork's weight in the auxiliary loss.
+
+        They are `[n_runs, n_v, 1]`, 0 where a subnetwork is not dead; None where no run has any to revive.
+        """
+        epoch, weight = int(state["epoch"]), self.program.revival
+        self.dead = None
+        if weight is not None and epoch:
+            dead = weight * (state["p_active"][:, epoch - 1, :, None] == 0)
+            self.dead = dead if dead.any() else None
+
+    def _revive_(self, dead: Tensor, batch: Batch, kept: Tensor, k: Tensor, h: Tensor) -> None:
+        """Adds the auxiliary loss's part to the derivatives that `pull_` takes, that of y before its sign is turned.
+
+        With z_a = z~ + D its error is `|g - V_out^T z_a|^2`, which pulls on D by `K z_a - y`, and on V_out by
+        `D z_a^T V_out - D g^T`: D stands on the left alone, since z~ and its directions are held constant.
+        """
+        work = self._work(batch.n_inputs)
+        weight = (1 - kept).mul_(dead)
+        z_a = torch.where(weight > 0, work.z, work.z_kept)
+        weight.mul_(batch.slope)
+        work.to_z.addcmul_(torch.baddbmm(work.y, k, z_a, beta=-1), weight)
+        pull = weight.mul_(work.z)
+        work.to_y.add_(pull)
+        h.baddbmm_(pull, z_a.mT)
+
     def step_(self, batch: Batch, epoch: int, step: int) -> tuple[Tensor, Tensor]:
         """Takes one step of every run.
 
@@ -210,6 +243,8 @@ class Stepper:
         torch.mul(work.short.mul_(kept), weight, out=work.to_z)
         torch.mul(work.z_kept, weight, out=work.to_y)
         h = torch.bmm(work.to_y, work.z_turned)
+        if self.dead is not None:
+            self._revive_(self.dead, batch, kept, k, h)
         work.to_y.neg_()
         for tensors, rows in zip(self.tensors, batch.rows, strict=True):
             tensors.pull_(rows, batch.n_inputs, work.c, h)

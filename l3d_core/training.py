@@ -142,6 +142,7 @@ def _train(
     while int(state["epoch"]) < program.epochs and int(state["step"]) < limit:
         epoch, first = int(state["epoch"]), 0
         gradients.draw_(draw_epoch(program, state))
+        stepper.note_dead_(state)
         for i, block in enumerate(program.blocks):
             done = int(state["batch"]) - first  # Of this block's batches; not 0 where a resumed epoch broke off in it.
             first += block.n_batches
@@ -230,7 +231,6 @@ def fit(
         state = {name: t.to(state[name].device) if name in state else t for name, t in saved.items()}
     if int(state["step"]) == 0:
         preflight(program, state)
-
     stepper, small = Stepper(program, state), program.plan.flops < SMALL_STEP and program.plan.held < SMALL_PASS
 
     def save() -> None:

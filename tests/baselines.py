@@ -86,7 +86,7 @@ def build_problem(
         ValueError: Settings that the baselines do not have.
     """
     expected = {"loss": "recon_sq", "v_out_norm": "tensor_sum", "weight_decay": 0.0, "form": "tucker",
-                "reference": "sample", "encoder_init": "copy"}  # fmt: skip
+                "reference": "sample", "encoder_init": "copy", "revival": 0.0}  # fmt: skip
     for name, value in expected.items():
         if getattr(config, name) != value:
             raise ValueError(f"{name} is {getattr(config, name)!r}; expected {value!r}, as in the code.")

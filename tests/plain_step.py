@@ -36,10 +36,11 @@ class Plain(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """The gradients of a batch `[n_s, n_w]`, and the epoch it is of."""
+    """The gradients of a batch `[n_s, n_w]`, its epoch, and who was kept nowhere in the epoch before, `[n_v]`."""
 
     g: Tensor
     epoch: int
+    dead: Tensor
 
 
 def plain_layout(target: Target, config: L3DConfig) -> Layout:
@@ -100,6 +101,15 @@ def adamw_(numbers: Tensor, grad: Tensor, moments: Tensor, step: int, lr: float,
     numbers.addcdiv_(moments[0] * (lr / (1 - BETAS[0] ** (step + 1))), denominator, value=-1)
 
 
+def auxiliary_error(batch: Batch, v_in: Tensor, v_out: Tensor, kept: Tensor) -> Tensor:
+    """Returns the share of the gradients that is left after dead subnetworks rebuilt what the kept ones leave."""
+    z = batch.g @ v_in.mT
+    residual = (batch.g - (z * kept) @ v_out).detach()
+    left = residual - (z * (batch.dead & ~kept)) @ v_out
+    total = batch.g.square().sum()
+    return left.square().sum() / torch.where(total > 0, total, 1)
+
+
 def plain_gradient(layout: Layout, numbers: Tensor, batch: Batch, config: L3DConfig) -> tuple[Reconstruction, Tensor]:
     """Returns a batch's reconstruction, and the loss's gradient by autograd in the shape of the numbers."""
     leaf = numbers.detach().requires_grad_()
@@ -107,6 +117,8 @@ def plain_gradient(layout: Layout, numbers: Tensor, batch: Batch, config: L3DCon
     dense = batch.epoch < config.dense_epochs
     found = reconstruct(batch.g, v_in, v_out, config.k_count(len(batch.g)), dense)
     loss = found.recon_norm if config.loss == "recon_norm" else found.recon_sq
+    if config.revival:
+        loss = loss + config.revival * auxiliary_error(batch, v_in, v_out, found.kept)
     return found, torch.autograd.grad(loss, leaf)[0]
 
 
@@ -147,8 +159,8 @@ def plain_gradients(run: Run, target: Target, chosen: Tensor, partners: Tensor) 
     return sample_gradients(target, x, cotangents.reshape(y.shape))[0].unflatten(0, partners.shape)
 
 
-def plain_batches(run: Run, target: Target, generator: torch.Generator, epoch: int) -> list[Batch]:
-    """Returns the batches of an epoch, drawn from the run's stream."""
+def plain_batches(run: Run, target: Target, generator: torch.Generator, epoch: int, dead: Tensor) -> list[Batch]:
+    """Returns the batches of an epoch, drawn from the run's stream; `dead` is theirs."""
     n, size = len(run.inputs), run.config.batch_size
     n_positions = target_outputs(target, run.inputs[None, :1]).shape[2]
     order, full = torch.randperm(n, generator=generator), n // size
@@ -160,7 +172,7 @@ def plain_batches(run: Run, target: Target, generator: torch.Generator, epoch: i
     if n % size:
         partners = draw_partners(1, n % size * n_positions, generator)
         found += plain_gradients(run, target, order[None, full * size :], partners)
-    return [Batch(g, epoch) for g in found]
+    return [Batch(g, epoch, dead) for g in found]
 
 
 def plain_fit(runs: Sequence[Run], max_steps: int | None = None) -> list[Plain]:
@@ -182,7 +194,8 @@ def _plain_fit(run: Run, limit: float) -> Plain:
     moments, losses, p_active = numbers.new_zeros(2, *numbers.shape), [], []
     for epoch in range(config.epochs):
         kept, n_samples = numbers.new_zeros(config.n_v), 0
-        for batch in plain_batches(run, target, generator, epoch):
+        dead = p_active[-1] == 0 if p_active else kept > 0
+        for batch in plain_batches(run, target, generator, epoch, dead):
             if len(losses) >= limit:
                 break
             found = plain_step_(layout, numbers, moments, batch, config, len(losses))

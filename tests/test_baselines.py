@@ -102,7 +102,7 @@ def test_training_stops_after_the_steps_asked_for(kind):
 @pytest.mark.parametrize(
     ("name", "value"),
     [("loss", "recon_norm"), ("v_out_norm", "l2"), ("weight_decay", 0.01), ("form", "cp"), ("reference", "mean"),
-     ("encoder_init", "random")],
+     ("encoder_init", "random"), ("revival", 0.5)],
 )  # fmt: skip
 def test_other_kinds_of_settings_are_refused(name, value):
     model, inputs, divergence, _, _ = subject("perceptron")

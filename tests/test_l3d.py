@@ -25,6 +25,10 @@ from l3d_core.l3d import L3DConfig, batch_top_k, reconstruct
         ({"lr_decay": 0.0}, r"lr_decay 0\.0, .* lr_decay in \(0, 1\]"),
         ({"lr_decay": 1.1}, r"lr_decay 1\.1, .* lr_decay in \(0, 1\]"),
         ({"weight_decay": -0.1}, r"weight_decay -0\.1; .* weight_decay >= 0"),
+        ({"revival": -0.1}, r"revival is -0\.1; expected a finite number of at least 0, such as 1 / 32"),
+        ({"revival": float("inf")}, r"revival is inf; expected a finite number"),
+        ({"revival": float("nan")}, r"revival is nan; expected a finite number"),
+        ({"revival": "1/32"}, r"revival is '1/32'; expected a finite number"),
         ({"lr_decay_every_steps": 5}, r"lr_decay_every_epochs and lr_decay_every_steps are both set; expected one"),
         ({"lr_decay_every_epochs": 0}, r"decays every 0; expected at least 1, or None"),
         ({"form": "svd"}, r"form is 'svd'; expected one of \['tucker', 'cp'\]"),
@@ -46,6 +50,7 @@ def test_defaults_are_the_method_as_the_paper_states_it():
     assert (config.lr, config.lr_decay, config.lr_decay_every_epochs, config.weight_decay) == (0.01, 0.8, 100, 0.01)
     assert (config.loss, config.v_out_norm, config.k_extra, config.dense_epochs) == ("recon_norm", "l2", 0, 0)
     assert (config.reference, config.encoder_init, config.form) == ("sample", "copy", "tucker")
+    assert config.revival == 0
 
 
 def test_k_count_hand():

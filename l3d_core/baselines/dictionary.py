@@ -82,8 +82,8 @@ def learn_dictionary(draw: Callable[[int], Tensor] | Tensor, config: L3DConfig, 
     """Returns directions learned as L3D learns them (paper Alg. 1), but of full rank and by automatic differentiation.
 
     Batch top-k, loss, optimiser, decay of the learning rate, dense epochs and the start of the encoder are the
-    config's; rows of V_out have Euclidean length 1 after every step. Its rank, form, v_out_norm and reference say
-    nothing here. A run's result depends on its seed and gradients alone, not on the runs beside it.
+    config's; rows of V_out have Euclidean length 1 after every step. Its rank, form, v_out_norm, reference and revival
+    say nothing here. A run's result depends on its seed and gradients alone, not on the runs beside it.
 
     Args:
         draw: A function of the epoch, counted from 0, that returns gradients `[n_runs, n, n_w]`, or `[n, n_w]` that
