@@ -183,6 +183,25 @@ def slow_reconstruction(
     return error / size, [[dense or value for value in row] for row in kept]
 
 
+def slow_revival(
+    gradients: list[Tensor], v_in: list[Tensor], v_out: list[Tensor], kept: list[list[bool]], dead: list[bool]
+) -> Tensor | int:
+    """Returns the share of the gradients left once dead subnetworks rebuilt what the kept ones leave."""
+    error, size = 0, 0
+    for s, g in enumerate(gradients):
+        left = g
+        for v in range(len(v_in)):
+            if kept[s][v]:
+                left = left - (g * v_in[v]).sum() * v_out[v]
+        left = left.detach()
+        for v in range(len(v_in)):
+            if dead[v] and not kept[s][v]:
+                left = left - (g * v_in[v]).sum() * v_out[v]
+        error = error + (left**2).sum()
+        size = size + (g**2).sum()
+    return error / size if size else 0
+
+
 def slow_lr(config, epoch: int, step: int) -> float:  # noqa: ANN001
     """Returns the learning rate after one multiplication per decay passed."""
     lr, every = config.lr, config.lr_decay_every_steps or config.lr_decay_every_epochs
@@ -234,6 +253,7 @@ def train_slowly(
     n_positions = model(inputs[:1])[0].reshape(-1, model(inputs[:1]).shape[-1]).shape[0]
     records = {"recon_sq": [], "recon_norm": [], "p_active": [], "steps": []}
     for epoch in range(config.epochs):
+        dead = [share == 0 for share in records["p_active"][-1]] if epoch else [False] * config.n_v
         order = torch.randperm(n, generator=generator)
         losses, counts = [], torch.zeros(config.n_v, dtype=torch.float64)
         for start in range(0, n, config.batch_size):
@@ -242,14 +262,13 @@ def train_slowly(
             partners = torch.randint(n_s, (n_s,), generator=generator)
             given = None if references is None else references[chosen].reshape(n_s, -1)
             g = batch_gradients(model, names, inputs[chosen], divergence, config.reference, partners, given)
-            recon_sq, kept = slow_reconstruction(
-                g, [v.vector() for v in v_in], [v.vector() for v in v_out], slow_k_count(config, n_s),
-                dense=epoch < config.dense_epochs,
-            )  # fmt: skip
+            rows = [v.vector() for v in v_in], [v.vector() for v in v_out]
+            recon_sq, kept = slow_reconstruction(g, *rows, slow_k_count(config, n_s), dense=epoch < config.dense_epochs)
             optimiser.param_groups[0]["lr"] = slow_lr(config, epoch, step)
             for t in trained:  # a direction that was never kept has gradient zero, but its weights decay like others
                 t.grad = torch.zeros_like(t)
-            (recon_sq.sqrt() if config.loss == "recon_norm" else recon_sq).backward()
+            loss = recon_sq.sqrt() if config.loss == "recon_norm" else recon_sq
+            (loss + config.revival * slow_revival(g, *rows, kept, dead)).backward()
             optimiser.step()
             for direction in v_out:
                 direction.normalise_(config.v_out_norm)

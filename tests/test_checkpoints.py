@@ -70,6 +70,15 @@ def test_stopping_several_times_is_exact(tmp_path, batch_blocks):
     assert_identical(fit(pair(dense_epochs=1), checkpoint=path), fit(pair(dense_epochs=1)))
 
 
+@pytest.mark.parametrize("steps", [7, 12, 15, 20])
+def test_going_on_among_dead_subnetworks_is_exact(steps, tmp_path, batch_blocks):
+    path, settings = tmp_path / "state", {"k_fraction": 0.01, "encoder_init": "random", "revival": 0.5}
+    whole = fit(pair(**settings))
+    assert (whole[0].history.p_active[:3] == 0).any(1).all()  # One is dead in epochs 1 to 3, steps 6 to 23.
+    fit(pair(**settings), checkpoint=path, max_steps=steps)
+    assert_identical(fit(pair(**settings), checkpoint=path), whole)
+
+
 @pytest.mark.parametrize("step", [0, 2, 5, 6, 17])
 def test_going_on_after_a_crash_is_exact(step, tmp_path, monkeypatch, batch_blocks):
     path = tmp_path / "state"

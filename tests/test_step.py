@@ -13,7 +13,7 @@ from baselines import ops_per_step
 from bench_models import gpt2, language_block, recovered
 from plain_step import plain_fit
 from random_cases import KINDS, VARIANTS, random_runs
-from reference_training import mlp, normal, train_slowly
+from reference_training import Shift, mlp, normal, train_slowly
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -77,18 +77,43 @@ def twin_of(seed):
     return runs, plain_fit(runs)
 
 
+def n_revived(plains, configs):
+    """Returns for each run in how many epochs, summed over subnetworks, the auxiliary loss took part."""
+    return [
+        int((plain.p_active[:-1] == 0).sum()) if config.revival else 0
+        for plain, config in zip(plains, configs, strict=True)
+    ]
+
+
+@functools.cache
+def revival_twin_of(seed):
+    """Returns runs of one random target that keep so few coefficients that subnetworks die; and their plain twins."""
+    weights = [1 / 32, 0.0, 1.0]
+    runs = [
+        replace(run, config=replace(run.config, revival=weights[(seed + r) % 3], k_fraction=0.05))
+        for r, run in enumerate(random_runs(seed, list(KINDS)[seed % len(KINDS)]))
+    ]
+    return runs, plain_fit(runs)
+
+
 # --- the same mathematics ---------------------------------------------------------------------------------------
 
 
-def test_the_plain_twin_is_the_slow_one():
+@pytest.mark.parametrize("settings", [
+    {"epochs": 2, "k_fraction": 0.3, "dense_epochs": 1},
+    {"epochs": 4, "k_fraction": 0.05, "dense_epochs": 1, "revival": 0.5},
+    {"epochs": 3, "k_fraction": 0.05, "loss": "recon_sq", "revival": 2.0},
+])  # fmt: skip
+def test_the_plain_twin_is_the_slow_one(settings):
     model, inputs = mlp(0), normal(1, 15, 4)
-    config = L3DConfig(n_v=3, epochs=2, batch_size=6, k_fraction=0.3, encoder_init="random", rank=2, dense_epochs=1)
+    config = L3DConfig(n_v=3, batch_size=6, encoder_init="random", rank=2, **settings)
     plain = plain_fit([Run(model, inputs, config, "kl", 7)])[0]
     slow = train_slowly(model, inputs, "kl", config, plain.layout.ranks, seed=7)
     for name, numbers in zip(("v_in", "v_out"), plain.numbers, strict=True):
         torch.testing.assert_close(dense_matrix(plain.layout, numbers), slow[name], rtol=0, atol=1e-13)
     torch.testing.assert_close(plain.losses, slow["first_losses"], rtol=0, atol=1e-13)
     torch.testing.assert_close(plain.p_active, slow["p_active"], rtol=0, atol=1e-13)
+    assert not config.revival or n_revived([plain], [config])[0] > 0
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -173,9 +198,11 @@ def test_runs_of_one_batch_seed_see_the_same_batches():
     assert not starts[0].equal(starts[1])
 
 
-@pytest.mark.parametrize("seed", [2, 5, 6, 7, 11, 18])
-def test_results_depend_on_no_block_budget_or_neighbour(seed, blocks_of):
-    runs, _ = twin_of(seed)
+@pytest.mark.parametrize(
+    ("twins", "seed"), [*((twin_of, seed) for seed in (2, 5, 6, 7, 11, 18)), (revival_twin_of, 2), (revival_twin_of, 7)]
+)
+def test_results_depend_on_no_block_budget_or_neighbour(twins, seed, blocks_of):
+    runs, _ = twins(seed)
     expected = fit(runs)
     budget = build_program(runs).plan
     budget = 1.05 * (budget.fixed_bytes + budget.block_bytes / budget.batches_per_block) / plan.GIB
@@ -211,6 +238,129 @@ def test_a_weight_on_its_other_side_equals_the_twin(form):
     assert_plain(fit(runs), plain_fit(runs))
 
 
+# --- revival ----------------------------------------------------------------------------------------------------
+
+# In targets 3, 4, 13, 22, 25 and 29 no run with revival has a dead subnetwork.
+DYING = [seed for seed in range(30) if seed not in (3, 4, 13, 22, 25, 29)]
+
+
+@pytest.mark.parametrize("seed", DYING)
+def test_random_shapes_with_dead_subnetworks_equal_the_twin(seed, gram_form):
+    runs, expected = revival_twin_of(seed)
+    assert sum(n_revived(expected, [run.config for run in runs])) > 0
+    for way in WAYS:
+        assert_plain(fit_in_way(runs, way, gram_form), expected)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("form", ["tucker", "cp"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_variants_with_dead_subnetworks_equal_the_twin(variant, form, way, gram_form):
+    divergence, settings = VARIANTS[variant]
+    base = {"n_v": 6, "epochs": 5, "batch_size": 32, "form": form} | settings | {"k_fraction": 0.02}
+    changes = [{"revival": 1 / 32}, {"revival": 1.0, "rank": 2}, {"revival": 0.5, "loss": "recon_norm"},
+               {"revival": 0.5, "loss": "recon_sq"}, {"revival": 2.0, "v_out_norm": "tensor_sum"}, {}]  # fmt: skip
+    task = toys.superposition(seed=1)
+    model, inputs = task.model.double(), task.inputs[:96].double()
+    runs = [Run(model, inputs, L3DConfig(**base | change), divergence, 5) for change in changes]
+    expected = plain_fit(runs)
+    assert all(n > 0 for n in n_revived(expected, [run.config for run in runs])[:-1])
+    assert_plain(fit_in_way(runs, way, gram_form), expected)
+
+
+@pytest.mark.parametrize(("loss", "main"), [("recon_sq", 1.0), ("recon_norm", 0.5 / math.sqrt(0.1))])
+def test_revival_hand(loss, main):
+    # One sample, g = (3, 1), so |g|^2 = 10. Subnetwork 0 has v_in = v_out = (1, 0) and is kept: z_0 = 3, e = (0, 1).
+    # Subnetwork 1 is dead, v_in = (0, 1), v_out = (.6, .8): z_1 = 1, and e - z_1 v_out = (-.6, .2).
+    # Auxiliary error .4 / 10. In z_1 its slope is -2 (.6, .8).(-.6, .2) / 10 = .04: (.12, .04) in v_in;
+    # -2 * 1 * (-.6, .2) / 10 = (.12, -.04) in v_out. With weight .5: (.06, .02) and (.06, -.02).
+    # Main error |e|^2 / 10 = .1: slope -2 (1, 0).(0, 1) / 10 = 0 in z_0, -2 * 3 * (0, 1) / 10 = (0, -.6) in v_out; the
+    # root's is that times .5 / sqrt(.1). The auxiliary one is the same for both losses.
+    # With cores of 1 a factor's slope is its direction's, a core's is the product of direction and slope: .02 twice.
+    x = torch.tensor([[5.0, -2.0]], dtype=torch.float64)
+    config = L3DConfig(n_v=2, epochs=2, batch_size=1, k_fraction=0.5, loss=loss, revival=0.5)
+    program = build_program([Run(Shift(2).eval(), x, config, references=x - torch.tensor([[3.0, 1.0]]))])
+    state = initial_state(program)
+    v_in, v_out = [[1.0, 1, 0], [1, 0, 1]], [[1.0, 1, 0], [1, 0.6, 0.8]]
+    state["numbers"][:, 0] = torch.tensor([v_in, v_out], dtype=torch.float64)
+    state["p_active"][0, 0] = torch.tensor([1.0, 0.0])
+    recon_sq, grad, kept = one_step(program, state, 1)
+    assert recon_sq.tolist() == pytest.approx([0.1], abs=1e-15)
+    assert kept.flatten().tolist() == [1, 0]
+    assert grad[0, 0].flatten().tolist() == pytest.approx([0, 0, 0, 0.02, 0.06, 0.02], abs=1e-15)
+    assert grad[1, 0].flatten().tolist() == pytest.approx([0, 0, -0.6 * main, 0.02, 0.06, -0.02], abs=1e-15)
+    # Nobody is dead in the first epoch, nor after one in which both were kept.
+    for p_active, epoch in (([1.0, 0.0], 0), ([0.5, 0.5], 1)):
+        state["p_active"][0, 0] = torch.tensor(p_active)
+        _, grad, _ = one_step(program, state, epoch)
+        assert grad[:, 0, 1].count_nonzero() == 0
+
+
+def identical(a, b):
+    """Returns whether two decompositions and their records are the same, bit for bit."""
+    records = ("recon_sq", "recon_norm", "p_active", "first_losses")
+    pairs = [(a.v_in.flat, b.v_in.flat), (a.v_out.flat, b.v_out.flat)]
+    pairs += [(getattr(a.history, name), getattr(b.history, name)) for name in records]
+    return all(x.equal(y) for x, y in pairs)
+
+
+def dying(weights, k_fraction=0.05, epochs=5, **settings):
+    """Returns runs on one target with these weights of revival; they differ in their seeds too."""
+    base = {"n_v": 4, "epochs": epochs, "batch_size": 5, "k_fraction": k_fraction, "encoder_init": "random"}
+    return [
+        Run(mlp(1), normal(2, 20, 4), L3DConfig(**base | settings, revival=weight), "mse", seed)
+        for seed, weight in enumerate(weights)
+    ]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_run_without_revival_is_the_same_beside_one_with_it(way, gram_form):
+    plain, mixed = (fit_in_way(dying(weights), way, gram_form) for weights in ((0, 0, 0), (0, 0.5, 0)))
+    assert all((l3d.history.p_active[:-1] == 0).any() for l3d in plain)
+    assert [identical(a, b) for a, b in zip(plain, mixed, strict=True)] == [True, False, True]
+
+
+def test_revival_takes_part_only_where_a_subnetwork_is_dead(monkeypatch):
+    def refuse(*_):
+        raise AssertionError("revived")
+
+    monkeypatch.setattr(Stepper, "_revive_", refuse)
+    assert (fit(dying([0, 0]))[0].history.p_active == 0).any()
+    fit(dying([0.5], k_fraction=1.0))  # All are kept.
+    fit(dying([0.5], epochs=1))  # There is no epoch before the first.
+    fit(dying([0.5], epochs=3, dense_epochs=2))  # After a dense epoch none is dead.
+    for settings in ({}, {"dense_epochs": 3}):
+        with pytest.raises(AssertionError, match="revived"):
+            fit(dying([0, 0.5], **settings))
+
+
+def test_records_are_of_the_main_loss():
+    # One step is taken in the second epoch: its error is measured before revival changes anything.
+    plain, revived = (fit(dying([weight], epochs=2), max_steps=5)[0] for weight in (0.0, 5.0))
+    assert identical(plain, plain) and plain.history.first_losses.equal(revived.history.first_losses)
+    assert not plain.v_in.flat.equal(revived.v_in.flat)
+
+
+def test_a_dead_subnetwork_is_revived():
+    """TMS, 60 epochs, target of seed 0: of decompositions of seeds 0 to 7, those of 1, 3 and 4 leave one of 5 dead.
+
+    It is so in all of the last 20 epochs. With a weight of 1 all five are live, and the error of the last 10 is lower.
+    """
+    task, found = toys.superposition(seed=0), {}
+    model, inputs = task.model.double(), task.inputs[:320].double()
+    for weight in (0.0, 1.0):
+        config = L3DConfig(n_v=5, epochs=60, weight_decay=0.0, revival=weight)
+        found[weight] = fit([Run(model, inputs, config, "mse", seed) for seed in range(8)])
+    n_dead = {
+        weight: [int((l3d.history.p_active[-20:] == 0).all(0).sum()) for l3d in l3ds] for weight, l3ds in found.items()
+    }
+    assert n_dead == {0.0: [0, 1, 0, 1, 1, 0, 0, 0], 1.0: [0] * 8}
+    assert all(l3d.live.all() for l3d in found[1.0])
+    for seed in (1, 3, 4):
+        plain, revived = (found[weight][seed].history.recon_sq[-10:].mean() for weight in (0.0, 1.0))
+        assert revived < 0.99 * plain
+
+
 # --- precision --------------------------------------------------------------------------------------------------
 
 
@@ -223,9 +373,10 @@ def in_single(runs):
 
 def one_step(program, state, epoch):
     """Returns the loss of the first batch of an epoch, the gradient in the layout's order, and the mask."""
-    state = {name: t.clone() for name, t in state.items()}
+    state = {name: t.clone() for name, t in state.items()} | {"epoch": torch.tensor(epoch)}
     stepper, gradients = Stepper(program, state), Gradients(program)
     gradients.draw_(draw_epoch(program, state))
+    stepper.note_dead_(state)
     with torch.no_grad():
         recon_sq, kept = stepper.step_(gradients.batches(0)[0], epoch, 0)
     stepper.moments[0].copy_(stepper.grad)
@@ -234,10 +385,12 @@ def one_step(program, state, epoch):
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("seed", range(0, 40, 3))
-def test_single_precision_has_the_gradients_of_double(seed, way, gram_form, monkeypatch):
+@pytest.mark.parametrize(
+    ("twins", "seed"), [*((twin_of, seed) for seed in range(0, 40, 3)), (revival_twin_of, 2), (revival_twin_of, 7)]
+)
+def test_single_precision_has_the_gradients_of_double(twins, seed, way, gram_form, monkeypatch):
     """From a state that training reached, with the mask of double precision."""
-    runs, _ = twin_of(seed)
+    runs, _ = twins(seed)
     gram_form("low_rank" if "low-rank" in way else "dense")
     programs = [build_program(some, paths=pins_of(runs, way)) for some in (runs, in_single(runs))]
     state = trained_state(programs[0], 2)
@@ -265,6 +418,7 @@ def trained_state(program, n_epochs):
     stepper, gradients = Stepper(program, state), Gradients(program)
     for _ in range(n_epochs):
         gradients.draw_(draw_epoch(program, state))
+        stepper.note_dead_(state)
         for i in range(len(program.blocks)):
             train_block_(program, state, stepper, gradients.batches(i))
         state["epoch"] += 1
