@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from .. import toys
 from .curves import plot_coefficients
-from .style import VARIANT_COLOURS, WIDE, style
+from .style import SMALL, VARIANT_COLOURS, WIDE, style
 
 if TYPE_CHECKING:
     from ..chapters.studies import Study
@@ -38,9 +38,9 @@ def plot_recovery(main: Study, n: int) -> Figure:
     with style():
         figure, (left, right) = plt.subplots(1, 2, figsize=(WIDE, 3.6))
         counts = found.groupby(["variant", "found"], sort=False).size().reset_index(name="targets")
-        sns.scatterplot(counts, x="variant", y="found", size="targets", sizes=(60, 420), ax=left, **look)
+        sns.scatterplot(counts, x="variant", y="found", size="targets", sizes=(320, 900), ax=left, alpha=0.45, **look)
         for row in counts.itertuples():
-            left.annotate(str(row.targets), (row.variant, row.found), ha="center", va="center", fontsize=10)
+            left.annotate(str(row.targets), (row.variant, row.found), ha="center", va="center", fontsize=SMALL)
         left.set(xlabel="", ylabel="inputs found", ylim=(found["found"].min() - 0.7, n + 0.7))
         left.set_title(f"targets, n = {len(main.seeds)} each")
         left.margins(x=0.25)

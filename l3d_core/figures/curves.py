@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 from torch import Tensor
 
-from .style import GREY, PAPER, VARIANT_COLOURS, category, plain_log, style
+from .style import GREY, PAPER, SMALL, VARIANT_COLOURS, category, plain_log, style
 
 WIDTH = 6.6
 """Inches; narrow, so that text is still of a readable size on a phone."""
@@ -187,7 +187,7 @@ def _paper_curves(
 
 def plot_counts(
     table: pd.DataFrame, x: str, y: str, hue: str = "variant", *, paper: Mapping[Any, float] | None = None,
-    log_y: bool = False, labels: Mapping[str, str] | None = None,
+    paper_range: tuple[float, float] | None = None, log_y: bool = False, labels: Mapping[str, str] | None = None,
 ) -> Figure:  # fmt: skip
     """Returns values against a swept setting: one dot a run, with median and range, and n under each setting.
 
@@ -197,6 +197,7 @@ def plot_counts(
         y: Column of the values.
         hue: Column that is told by colour.
         paper: The paper's value for some settings.
+        paper_range: The range of the paper's values, the same for all settings; drawn behind in grey.
         log_y: Logarithmic vertical axis.
         labels: What to write for the names of columns, where not as `NAMES`.
 
@@ -218,7 +219,12 @@ def plot_counts(
         ax.set_xticks(range(len(order)), _ticks(table, x, hue, order))
         ax.set(xlabel=named.get(x, x), ylabel=named.get(y, y))
         plain_log(ax) if log_y else ax.set_ylim(min(0, table[y].min()), None)
-        _legend(figure, colours, "median and range", bool(paper))
+        marks = []
+        if paper:
+            marks.append(plt.Line2D([], [], color=PAPER, ls=":", lw=1.6, label="paper"))
+        if paper_range:
+            marks.append(ax.axhspan(*paper_range, color=PAPER, alpha=0.15, lw=0, zorder=0, label="paper, range"))
+        _legend(figure, colours, "median and range", marks)
     return figure
 
 
@@ -235,11 +241,10 @@ def _ticks(table: pd.DataFrame, x: str, hue: str, order: Sequence[Any]) -> list[
             else f"{setting}\n{_counted(counts[setting])}" for setting in order]  # fmt: skip
 
 
-def _legend(figure: Figure, colours: Mapping[Any, Any], title: str | None, paper: bool) -> None:
+def _legend(figure: Figure, colours: Mapping[Any, Any], title: str | None = None, marks: Iterable[Any] = ()) -> None:
     """Explains colours above the panel."""
     handles = [plt.Line2D([], [], color=c, marker="s", ls="", ms=8, label=str(name)) for name, c in colours.items()]
-    if paper:
-        handles.append(plt.Line2D([], [], color=PAPER, ls=":", lw=1.6, label="paper"))
+    handles += marks
     figure.legend(handles=handles, loc="outside upper center", ncols=min(5, len(handles)), title=title,
                   handletextpad=0.4, columnspacing=1.4)  # fmt: skip
 
@@ -273,11 +278,11 @@ def plot_success(
             bars = ax.bar(
                 [i + shift for i in at], [100 * c["sum"] / c["count"] for c in counts], 0.9 * width, color=colour
             )
-            ax.bar_label(bars, [f"{c['sum']:.0f}/{c['count']:.0f}" for c in counts], padding=2, fontsize=11,
+            ax.bar_label(bars, [f"{c['sum']:.0f}/{c['count']:.0f}" for c in counts], padding=2, fontsize=SMALL,
                          rotation=90 if crowded else 0)  # fmt: skip
         ax.set_xticks(range(len(order)), order)
         ax.set(xlabel=named.get(x, x), ylabel=named.get(y, f"{y} (% of runs)"), ylim=(0, 120 if crowded else 110))
         ax.set_yticks(range(0, 101, 25))
         ax.xaxis.set_minor_locator(NullLocator())
-        _legend(figure, colours, None, False)
+        _legend(figure, colours)
     return figure

@@ -19,7 +19,6 @@ from ..metrics import top_share
 from ..toy_training import GROUP
 from .curves import plot_counts, plot_loss_curves, plot_success
 from .networks import Panel, plot_maps, plot_networks
-from .style import PAPER
 from .subnetworks import model_panel, subnetwork_panels
 
 EVERY = 5
@@ -56,7 +55,7 @@ def group_panels(study: Study, name: str, target: int = 0) -> list[Panel]:
     panels = subnetwork_panels(study, name, model, target, group_size=GROUP)
     shares = [float(top_share(panel.weights[0], GROUP).share) for panel in panels]
     return [
-        panel if panel.dead else replace(panel, title=f"{panel.title}, {share:.1%}")
+        panel if panel.dead else replace(panel, title=panel.title.replace("\n", f"\n{share:.1%} of $W_{{in}}$\n"))
         for panel, share in zip(panels, shares, strict=True)
     ]
 
@@ -149,9 +148,7 @@ def plot_singular(result: ToyResult, paper_range: tuple[float, float]) -> Figure
             kept = ratios[~ratios.isnan()].clamp_min(LEAST_RATIO)
             rows += [{"variant": name, "rank": rank, "ratio": float(r)} for r in kept]
     labels = {"rank": "rank allowed", "ratio": "second / first singular value of $W_{in}$"}
-    figure = plot_counts(pd.DataFrame(rows), "rank", "ratio", labels=labels, log_y=True)
-    figure.axes[0].axhspan(*paper_range, color=PAPER, alpha=0.15, lw=0, zorder=0)
-    return figure
+    return plot_counts(pd.DataFrame(rows), "rank", "ratio", labels=labels, log_y=True, paper_range=paper_range)
 
 
 def plot_excess(result: ToyResult) -> Figure:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from .style import CATEGORIES, GREY, PAPER, SIGNED, WIDE, category, panel_grid, plain_log, style
+from .style import CATEGORIES, GREY, PAPER, SIGNED, SMALL, WIDE, category, panel_grid, plain_log, style
 
 POINTED, HALO = CATEGORIES[2], effects.withStroke(linewidth=2.5, foreground="white")
 DOTS, HOLLOW = {"marker": "o", "linewidths": 0}, {"marker": "o", "facecolors": "none", "linewidths": 0.7}
@@ -94,7 +94,7 @@ def plot_effects(
         figure, axes = panel_grid(len(relevant), columns, 2.4, 0.75, sharey=True)
         for place, (ax, change, o) in enumerate(zip(axes, changes, relevant, strict=True)):
             _changes(ax, values, change, o, 9)
-            ax.set_title(names[place], fontsize=12.5)
+            ax.set_title(names[place], fontsize=12)
             ax.tick_params(labelleft=place % columns == 0)
         figure.supxlabel(f"input of the same index as the output (off: 0); n = {len(x)} samples", fontsize=12.5)
         figure.supylabel(f"change of output{', ' if step else ''}{step}", fontsize=12.5)
@@ -136,11 +136,13 @@ def plot_delta_grid(
             if v == 0:
                 ax.set_ylabel(rf"$\delta$ = {deltas[row]:+g}")
             if ratios is not None:
-                ax.annotate(f"{float(ratios[row, v]):.1f}x", (0.98, 0.97), xycoords="axes fraction", fontsize=11,
+                ax.annotate(f"{float(ratios[row, v]):.1f}x", (0.98, 0.97), xycoords="axes fraction", fontsize=SMALL,
                             ha="right", va="top", path_effects=[HALO])  # fmt: skip
-        beside = "; ratio relevant to mean other" if ratios is not None else ""
-        figure.supxlabel(f"input of the same index as the output (off: 0); n = {len(x)} samples", fontsize=12.5)
-        figure.supylabel(f"change of output{beside}", fontsize=12.5)
+        corners = "" if ratios is None else "\nin the corners: change of the relevant output / mean other"
+        figure.supxlabel(
+            f"input of the same index as the output (off: 0); n = {len(x)} samples{corners}", fontsize=12.5
+        )
+        figure.supylabel("change of output, each row to its scale", fontsize=12.5)
         _outputs_key(figure, x.shape[1])
     return figure
 
@@ -172,18 +174,17 @@ def plot_pairs(
     index = np.delete(np.arange(values.shape[2]), list(relevant))
     most = abs(others).argmax(2)
     maps = [(values[:, :, o], f"output {o} (of $v_{{{v}}}$)") for o, v in zip(relevant, subnetworks, strict=True)]
-    maps.append((np.take_along_axis(others, most[..., None], 2)[..., 0], "most moved other (which)"))
+    maps.append((np.take_along_axis(others, most[..., None], 2)[..., 0], "most moved other (its index)"))
+    along = [rf"$\delta$ along $v_{{{v}}}$" for v in subnetworks]
     with style():
-        figure, axes = plt.subplots(2, 2, figsize=(6.8, 6.9))
+        figure, axes = plt.subplots(2, 2, figsize=(WIDE, 7.2))
         for place, (ax, (shown, title)) in enumerate(zip(axes.flat, maps, strict=False)):
             image = ax.imshow(shown, cmap=SIGNED, vmin=-abs(values).max(), vmax=abs(values).max(), aspect="auto")
             which = index[most] if place == 2 else None
             _cells(ax, shown, float(abs(values).max()), which)
             ax.set_xticks(range(len(deltas[1])), [f"{d:g}" for d in deltas[1]])
             ax.set_yticks(range(len(deltas[0])), [f"{d:g}" for d in deltas[0]])
-            ax.set(
-                xlabel=rf"$\delta$ along $v_{{{subnetworks[1]}}}$", ylabel=rf"$\delta$ along $v_{{{subnetworks[0]}}}$"
-            )
+            ax.set(xlabel=along[1], ylabel=along[0])
             ax.set_title(title, fontsize=12.5)
         axes[1, 1].axis("off")
         count = "" if n is None else f"\nn = {n} samples"
@@ -198,7 +199,8 @@ def _cells(ax: Axes, values: np.ndarray, top: float, which: np.ndarray | None) -
         number = f"{round(float(value), 2) + 0:.2f}"
         number = number.replace("0.", ".", 1) if abs(value) < 0.995 else number
         text = number + ("" if which is None else f"\n({which[i, j]})")
-        ax.text(j, i, text, ha="center", va="center", fontsize=9, color="white" if abs(value) > 0.6 * top else "black")
+        colour = "white" if abs(value) > 0.6 * top else "black"
+        ax.text(j, i, text, ha="center", va="center", fontsize=SMALL, color=colour)
 
 
 def plot_ratio(
@@ -232,7 +234,7 @@ def plot_ratio(
             )
         ax.axhline(1, color=GREY, lw=1, ls="--", zorder=0)
         ax.annotate("not selective", (1, 1), xycoords=("axes fraction", "data"), xytext=(0, 2), ha="right", va="bottom",
-                    textcoords="offset points", color=PAPER, fontsize=11)  # fmt: skip
+                    textcoords="offset points", color=PAPER, fontsize=SMALL)  # fmt: skip
         ax.set(xlabel=r"step $\delta$ along the subnetwork", ylabel="change of relevant / mean other")
         plain_log(ax)
         figure.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=5, handlelength=1.6,
@@ -286,8 +288,10 @@ def plot_surface(
             ax.set_title(f"{name}\nsteepest: $v_{{{steepest}}}$", fontsize=12.5)
             ax.set_xlabel(axes_names[0])
             bar = figure.colorbar(image, ax=ax, location="bottom", label="$D(f(x_i, W), y_r)$", aspect=12)
-            bar.locator = MaxNLocator(3)
-            bar.update_ticks()
+            # Numbers at the ends would run into those of the next bar.
+            low, high = image.levels[0], image.levels[-1]
+            ends = 0.12 * (high - low)
+            bar.set_ticks([t for t in MaxNLocator(4).tick_values(low, high) if low + ends < t < high - ends])
         axes[0, 0].set_ylabel(axes_names[1])
         lines = [plt.Line2D([], [], color=CATEGORIES[v % 10], lw=3, label=f"$v_{{{v}}}$") for v in range(n_v)]
         lines.append(plt.Line2D([], [], color="k", marker="o", ls="", label="$W_0$"))

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from .style import GREY, NEGATIVE, POSITIVE, SIGNED, WIDE, panel_grid, style
+from .style import GREY, NEGATIVE, POSITIVE, SIGNED, SMALL, WIDE, panel_grid, style
 
 FAINTEST = 0.03
 """Edges below this share of a panel's largest are not drawn."""
@@ -32,7 +32,7 @@ class Panel:
     biases: Sequence[Tensor | None] | None = None
     """Of each layer `[n_o]`, None for a layer without; None for a network without."""
     title: str = ""
-    """Above the panel; two lines at most."""
+    """Above the panel; three lines at most."""
     group_size: int | None = None
     """Boxes consecutive inputs in groups of this size; None for no boxes."""
     dead: bool = False
@@ -90,7 +90,7 @@ def _edges(panel: Panel) -> tuple[np.ndarray, np.ndarray]:
     return ends[order], np.concatenate([rgb, abs(strength[order, None])], -1)
 
 
-def _draw(ax: Axes, panel: Panel, size: float) -> None:
+def draw_network(ax: Axes, panel: Panel, size: float) -> None:
     """Draws a network; size is the diameter of a node in points."""
     ends, colours = _edges(panel)
     ax.add_collection(LineCollection(ends, colors=colours, linewidths=0.3 * size**0.9, zorder=1))
@@ -124,12 +124,12 @@ def _number(ax: Axes, panel: Panel) -> None:
     out = panel.sizes[-1] - 1
     left = -last * (0.09 if panel.group_size else 0.05)
     for y, number in ((centres[0], 0), (centres[-1], len(centres) - 1)):
-        ax.text(left, y, number, ha="right", va="center", fontsize=10)
+        ax.text(left, y, number, ha="right", va="center", fontsize=SMALL)
     for y, number in ((heights[-1][0], 0), (heights[-1][-1], out)):
-        ax.text(1.05 * last, y, number, ha="left", va="center", fontsize=10)
+        ax.text(1.05 * last, y, number, ha="left", va="center", fontsize=SMALL)
 
 
-def _key(figure: Figure, biased: bool, dead: bool) -> None:
+def network_key(figure: Figure, biased: bool = True, dead: bool = False) -> None:
     """Explains colours below a figure of networks."""
     handles = [plt.Line2D([], [], color=colour, lw=2, label=f"weight {sign} 0")
                for colour, sign in ((POSITIVE, ">"), (NEGATIVE, "<"))]  # fmt: skip
@@ -170,10 +170,10 @@ def plot_networks(panels: Sequence[Panel], *, columns: int | None = None, height
         lines = max((panel.title.count("\n") + 1 for panel in panels), default=1)
         figure, axes = panel_grid(len(panels), columns, inches + 0.24 * lines, 0.4)
         for place, (ax, panel) in enumerate(zip(axes, panels, strict=True)):
-            _draw(ax, panel, _diameter(panel, inches))
+            draw_network(ax, panel, _diameter(panel, inches))
             if place % columns == 0:
                 _number(ax, panel)
-        _key(figure, any(panel.biases for panel in panels), any(panel.dead for panel in panels))
+        network_key(figure, any(panel.biases for panel in panels), any(panel.dead for panel in panels))
     return figure
 
 
@@ -270,7 +270,7 @@ def plot_architecture(models: Sequence[Panel], ticks: Sequence[Mapping[str, bool
         grid = figure.add_gridspec(2, n, height_ratios=(2.9, 0.6 * len(rows)))
         table = figure.add_subplot(grid[1, :])
         for place, (model, marks) in enumerate(zip(models, ticks, strict=True)):
-            _draw(figure.add_subplot(grid[0, place]), model, _diameter(model, 1.9))
+            draw_network(figure.add_subplot(grid[0, place]), model, _diameter(model, 1.9))
             for line, mark in enumerate(marks.values()):
                 _mark(table, ((place + 0.5) / n, len(rows) - line - 0.68), mark)
         for line, name in enumerate(rows):

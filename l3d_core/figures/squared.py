@@ -214,9 +214,10 @@ def plot_signs(seen: Seen) -> Figure:
             sns.histplot(x=values.numpy(), bins=10, binrange=(0, 1), ax=ax, stat="percent", alpha=0.85,
                          color=VARIANT_COLOURS[name])  # fmt: skip
             ax.axvline(0.5, color=GREY, lw=1, ls="--")
-            ax.set(ylabel="live subnetworks (%)", xticks=[0, 0.5, 1], xlim=(-0.02, 1.02))
+            ax.set(ylabel="live subnetworks (%)", xlim=(-0.02, 1.02))
+            ax.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
             ax.set_title(f"{name}, n = {len(values)}")
-        figure.supxlabel("share of impact from samples with a positive feature", fontsize=12.5)
+        figure.supxlabel("share of impact from samples with a positive input", fontsize=12.5)
     return figure
 
 

@@ -20,8 +20,10 @@ POSITIVE, NEGATIVE = "#b2182b", "#2166ac"
 SIGNED = "RdBu_r"
 PAPER = "#555555"
 GREY = "#9a9a9a"
-WIDE = 7.5
+WIDE = 7.0
 """Inches; figures of many panels are no wider, so that their text can be read on a phone."""
+SMALL = 11.5
+"""Points, of the smallest text; 8 pixels on a phone, where a figure of `WIDE` is 360 pixels wide."""
 
 _RC = {
     "figure.facecolor": "white",
@@ -33,9 +35,9 @@ _RC = {
     "axes.spines.right": False,
     "axes.titlesize": 13,
     "axes.labelsize": 12.5,
-    "xtick.labelsize": 11,
-    "ytick.labelsize": 11,
-    "legend.fontsize": 11,
+    "xtick.labelsize": SMALL,
+    "ytick.labelsize": SMALL,
+    "legend.fontsize": SMALL,
     "legend.frameon": False,
     "font.size": 12.5,
 }
@@ -82,6 +84,7 @@ def panel_grid(n: int, columns: int, height: float, extra: float = 0, **options:
 def plain_log(ax: Axes) -> None:
     """Makes the vertical axis logarithmic, with plain numbers on it."""
     ax.set_yscale("log")
-    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    low, high = ax.get_ylim()
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high > 10 * low else (1, 1.5, 2, 3, 5, 7)))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     ax.yaxis.set_minor_locator(NullLocator())

@@ -44,7 +44,9 @@ def subnetwork_panels(
         own = {key: t[v] for key, t in tensors.items()}
         weights, biases = layers(own)
         top = f"{word} {int(m['top_input'][v])}" if live[v] else "dead"
-        title = f"$v_{{{v}}}$: {top}\n$P_{{act}}$ {float(m['p_active'][v]):.2f}"
+        p_active = float(m["p_active"][v])
+        used = "< 0.01" if live[v] and p_active < 0.005 else f"{p_active:.2f}"  # 0.00 would be taken for a dead one.
+        title = f"$v_{{{v}}}$: {top}\n$P_{{act}}$ {used}"
         panels.append(
             Panel(
                 weights=weights, biases=_biases(own, biases), title=title, group_size=group_size, dead=not bool(live[v])

@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..chapters.statistics import last_epochs
-from .style import FEATURE_COLOURS, GREY, PAPER, SIGNED, VARIANT_COLOURS, style
+from .networks import Panel, draw_network, network_key
+from .style import FEATURE_COLOURS, GREY, PAPER, SIGNED, SMALL, VARIANT_COLOURS, WIDE, plain_log, style
 
 if TYPE_CHECKING:
     from ..chapters.studies import Study
@@ -23,25 +24,6 @@ if TYPE_CHECKING:
 def _ordered(main: Study, variant: str, target: int) -> Tensor:
     """Returns a target's subnetworks in the order of their top input."""
     return main.of("top_input", variant)[target].argsort(stable=True)
-
-
-def _network(ax: Axes, w_in: Tensor, w_out: Tensor, b: Tensor) -> None:
-    """Draws a 5-2-5 network: red positive, blue negative, opacity relative to the largest weight."""
-    n, h = w_in.shape
-    hidden = np.linspace(0.25, 0.75, h)
-    nodes = np.linspace(1, 0, n)
-    top = float(max(w_in.abs().max(), w_out.abs().max(), b.abs().max()))
-    for i in range(n):
-        for j in range(h):
-            for x, y, w in (((0, 1), (nodes[i], hidden[j]), w_in[i, j]), ((1, 2), (hidden[j], nodes[i]), w_out[j, i])):
-                colour = "#b2182b" if w > 0 else "#2166ac"
-                ax.plot(x, y, color=colour, alpha=float(abs(w)) / top, lw=2, solid_capstyle="round", zorder=1)
-    fills = plt.get_cmap(SIGNED)(0.5 + 0.5 * b.numpy() / top)
-    ax.scatter([0] * n, nodes, s=38, c="white", edgecolors="k", linewidths=0.8, zorder=2)
-    ax.scatter([1] * h, hidden, s=38, c="white", edgecolors="k", linewidths=0.8, zorder=2)
-    ax.scatter([2] * n, nodes, s=38, c=fills, edgecolors="k", linewidths=0.8, zorder=2)
-    ax.set(xlim=(-0.15, 2.15), ylim=(-0.1, 1.1))
-    ax.axis("off")
 
 
 def plot_subnetworks(main: Study, variant: str = "tuned", target: int = 0) -> Figure:
@@ -54,19 +36,22 @@ def plot_subnetworks(main: Study, variant: str = "tuned", target: int = 0) -> Fi
     """
     order = _ordered(main, variant, target)
     w_in, w_out, b = (main.of(key, variant)[target][order] for key in ("W_in", "W_out", "b"))
-    shares = [main.of(key, variant)[target][order] for key in ("share_in", "share_out", "p_active")]
+    share_in, share_out, p_active = (
+        main.of(key, variant)[target][order] for key in ("share_in", "share_out", "p_active")
+    )
     with style():
-        figure, axes = plt.subplots(2, len(order), figsize=(11, 5.2))
+        figure, axes = plt.subplots(2, len(order), figsize=(WIDE, 5.4))
         maps = w_in @ w_out
-        for v in range(len(order)):
-            _network(axes[0, v], w_in[v], w_out[v], b[v])
-            axes[0, v].set_title(f"subnetwork $v_{int(order[v])}$")
-            image = axes[1, v].imshow(maps[v] / maps[v].abs().max(), cmap=SIGNED, vmin=-1, vmax=1)
-            axes[1, v].set(xlabel="output", xticks=range(5), yticks=range(5))
-            text = f"in {shares[0][v]:.3f}, out {shares[1][v]:.3f}\n$P_{{act}}$ {shares[2][v]:.2f}"
-            axes[1, v].set_title(text, fontsize=11)
+        for v, (above, below) in enumerate(axes.T):
+            title = f"$v_{int(order[v])}$\n$P_{{act}}$ {p_active[v]:.2f}"
+            draw_network(above, Panel(weights=[w_in[v], w_out[v]], biases=[None, b[v]], title=title), 6.5)
+            image = below.imshow(maps[v] / maps[v].abs().max(), cmap=SIGNED, vmin=-1, vmax=1)
+            below.set(xlabel="output", xticks=[0, 2, 4], yticks=range(5))
+            below.set_title(f"in {share_in[v]:.3f}\nout {share_out[v]:.3f}", fontsize=12)
         axes[1, 0].set_ylabel("input")
-        figure.colorbar(image, ax=axes[1], shrink=0.75, label="$W_{in}W_{out}$ / largest")
+        label = "$W_{in}W_{out}$ / largest of the map\nabove: shares of the top input and of the top output"
+        figure.colorbar(image, ax=axes[1], location="bottom", shrink=0.6, aspect=30, ticks=[-1, 0, 1], label=label)
+        network_key(figure)
     return figure
 
 
@@ -82,11 +67,11 @@ def plot_directions(main: Study, variant: str = "tuned", target: int = 0) -> Fig
     top = main.of("top_input", variant)[target]
     index = torch.arange(len(top))
     sides = {
-        "decoder: columns of $v_{out}.W_{out}$ (Fig. 3)": main.of("W_out", variant)[target].mT[index, top],
-        "encoder: rows of $v_{in}.W_{in}$ (draft Fig. S2)": main.of("encoder_W_in", variant)[target][index, top],
+        "decoder (Fig. 3):\ncolumns of $v_{out}.W_{out}$": main.of("W_out", variant)[target].mT[index, top],
+        "encoder (draft Fig. S2):\nrows of $v_{in}.W_{in}$": main.of("encoder_W_in", variant)[target][index, top],
     }
     with style():
-        figure, axes = plt.subplots(1, 2, figsize=(10.5, 5.2), sharey=True)
+        figure, axes = plt.subplots(1, 2, figsize=(WIDE, 5.3), sharey=True)
         for ax, (title, rows) in zip(axes, sides.items(), strict=True):
             for i, f in enumerate(features):
                 ax.plot([0, f[0]], [0, f[1]], color=FEATURE_COLOURS[i], lw=2.5, alpha=0.55)
@@ -96,11 +81,14 @@ def plot_directions(main: Study, variant: str = "tuned", target: int = 0) -> Fig
             for v in top.argsort().tolist():
                 line = 1.3 * rows[v] / rows[v].norm()
                 colour = FEATURE_COLOURS[int(top[v])]
-                label = f"$v_{v}$: |cos| {cosines[v]:.4f}"
+                label = f"$v_{v}$: {cosines[v]:.4f}"
                 ax.plot([-line[0], line[0]], [-line[1], line[1]], "--", color=colour, lw=1.2, label=label)
-            ax.set(title=title, xlim=(-1.5, 1.5), ylim=(-1.5, 1.5), aspect="equal")
+            ax.set(
+                title=title, xlim=(-1.5, 1.5), ylim=(-1.5, 1.5), xticks=[-1, 0, 1], yticks=[-1, 0, 1], aspect="equal"
+            )
             ax.set(xlabel="hidden dimension 0 ($W_{i,0}$)")
-            ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=3, handlelength=1.5, columnspacing=1.0)
+            ax.legend(loc="upper center", bbox_to_anchor=(0.45, -0.18), ncols=2, handlelength=1.2, columnspacing=1.0,
+                      title="|cos| with the solid line")  # fmt: skip
         axes[0].set_ylabel("hidden dimension 1 ($W_{i,1}$)")
     return figure
 
@@ -119,7 +107,7 @@ def plot_interventions(main: Study, variant: str = "tuned", target: int = 0) -> 
     x, top = main.of("x", variant)[target], main.of("top_input", variant)[target]
     strip = -0.05 - 0.14 * np.random.default_rng(0).random(len(x))
     with style():
-        figure, axes = plt.subplots(2, len(order), figsize=(11.5, 5.4), sharex=True, sharey=True)
+        figure, axes = plt.subplots(2, len(order), figsize=(WIDE, 5.2), sharex=True, sharey=True)
         for row, word in enumerate(("up", "down")):
             change = main.of(word, variant)[target]
             for ax, v in zip(axes[row], order.tolist(), strict=True):
@@ -130,13 +118,14 @@ def plot_interventions(main: Study, variant: str = "tuned", target: int = 0) -> 
                 ax.axvspan(-0.21, -0.03, color="0.93", zorder=0)
                 ax.axhline(0, color="0.4", lw=0.6)
                 if row == 0:
-                    ax.set_title(f"$v_{v}$ (feature {relevant})", color=FEATURE_COLOURS[relevant], weight="bold")
+                    ax.set_title(
+                        f"$v_{v}$\nfeature {relevant}", color=FEATURE_COLOURS[relevant], weight="bold", fontsize=12
+                    )
             axes[row, 0].set_ylabel(f"change of output,\nstep {word}")
-        for ax in axes[1]:
-            ax.set_xlabel("$x_o$ of that output")
-            ax.set_xticks([-0.12, 0.5, 1], ["off", "0.5", "1"])
+        axes[1, 0].set_xticks([-0.12, 0.5, 1], ["off", "0.5", "1"])
+        figure.supxlabel(f"input of the same index as the output (off: 0); n = {len(x)} samples", fontsize=12.5)
         marks = [plt.Line2D([], [], marker="o", ls="", color=FEATURE_COLOURS[i], label=f"output {i}") for i in range(5)]
-        figure.legend(handles=marks, loc="outside lower center", ncols=5)
+        figure.legend(handles=marks, loc="outside upper center", ncols=5, handletextpad=0.2, columnspacing=1.1)
     return figure
 
 
@@ -157,22 +146,23 @@ def plot_sweep(
     own = sweep.gather(-1, top[..., None, None].expand(*sweep.shape[:-1], 1)).squeeze(-1).flatten(0, 1)
     others = sweep.abs().scatter(-1, top[..., None, None].expand(*sweep.shape[:-1], 1), 0).amax(-1).flatten(0, 1)
     with style():
-        figure, axes = plt.subplots(2, 3, figsize=(10.5, 5.8), sharex=True, sharey=True)
+        figure, axes = plt.subplots(2, 3, figsize=(WIDE, 5.4), sharex=True, sharey=True)
         for ax, v in zip(axes.flat, order.tolist(), strict=False):
             for o in range(sweep.shape[-1]):
                 relevant = o == int(top[target, v])
                 ax.plot(deltas, sweep[target, v, :, o], color=FEATURE_COLOURS[o], lw=2.2 if relevant else 1.1,
                         label=f"output {o}", zorder=3 if relevant else 2)  # fmt: skip
-            ax.set_title(f"$v_{v}$ (feature {int(top[target, v])})")
+            ax.set_title(f"$v_{v}$ (feature {int(top[target, v])})", fontsize=12)
         last = axes.flat[-1]
-        for values, colour, label in ((own, "#222222", "relevant output"), (others, GREY, "most moved other")):
+        for values, colour, label in ((own, "#222222", "relevant output"), (others, GREY, "most moved\nother")):
             last.plot(deltas, values.quantile(0.5, 0), color=colour, lw=2, label=label)
             last.fill_between(deltas, values.min(0).values, values.max(0).values, color=colour, alpha=0.2, lw=0)
-        last.set_title(f"all {len(own)} subnetworks, {len(sweep)} targets")
-        last.legend(loc="upper left")
-        axes[0, 0].legend(loc="upper left", fontsize=9.5)
-        figure.supxlabel(rf"step along the subnetwork, in units of $\|\delta v\|_2 = {length:g}$")
-        figure.supylabel("median change of output")
+        last.set_title(f"all {len(own)} subnetworks\nof {len(sweep)} targets", fontsize=12)
+        last.legend(loc="upper left", handlelength=1, borderaxespad=0)
+        marks = axes[0, 0].get_legend_handles_labels()
+        figure.legend(*marks, loc="outside upper center", ncols=5, handlelength=1.2, columnspacing=1.1)
+        figure.supxlabel(rf"step along the subnetwork, in units of $\|\delta v\|_2 = {length:g}$", fontsize=12.5)
+        figure.supylabel("median change of output", fontsize=12.5)
     return figure
 
 
@@ -189,22 +179,22 @@ def plot_recon(main: Study, paper: float) -> Figure:
     table = pd.DataFrame([{"variant": name, "value": e} for name, values in errors.items() for e in values])
     counts = [f"{name}\nn = {len(errors[name])}" for name in main.names]
     with style():
-        figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 4.2), width_ratios=(1, 1.4), sharey=True)
+        figure, (left, right) = plt.subplots(1, 2, figsize=(WIDE, 4), width_ratios=(1, 1.25), sharey=True)
         sns.boxplot(table, x="variant", y="value", hue="variant", palette=VARIANT_COLOURS, ax=left, width=0.5,
-                    fliersize=0, boxprops={"alpha": 0.35})  # fmt: skip
+                    saturation=1, fliersize=0, boxprops={"alpha": 0.35})  # fmt: skip
         _by_variant(left, table, counts, size=5, jitter=0.12)
-        left.set(ylabel="recon_sq (squared error ratio)", title="last 100 epochs, one dot per target")
+        left.set(ylabel="recon_sq (squared error ratio)", title="last 100 epochs,\none dot per target")
         for name in main.names:
             curves, colour = main.of("recon_sq", name), VARIANT_COLOURS[name]
             epochs = range(1, curves.shape[1] + 1)
             right.plot(epochs, curves.quantile(0.5, 0), color=colour, label=name, lw=1.2)
             right.fill_between(epochs, curves.min(0).values, curves.max(0).values, color=colour, alpha=0.15, lw=0)
-        right.set(xlabel="epoch", xscale="log", title="median and range over targets", ylim=(0, 0.6))
+        right.set(xlabel="epoch", xscale="log", title="each epoch, median\nand range over targets", ylim=(0, 0.6))
         for ax in (left, right):
             ax.axhline(paper, color=PAPER, ls=":", lw=1.3)
         where = {"xycoords": ("axes fraction", "data"), "ha": "left", "va": "bottom", "color": PAPER}
-        right.annotate(f"paper: {paper:.0%}", (0.01, paper), **where)
-        right.legend(loc="upper right", ncols=3)
+        right.annotate(f"paper: {100 * paper:g}%", (0.01, paper), **where)
+        right.legend(loc="upper right", handlelength=1.4)
     return figure
 
 
@@ -226,20 +216,21 @@ def plot_recovery(main: Study, paper: dict[str, dict]) -> Figure:
     names = {"share_in": "tms_share_in", "cos_out": "tms_cos", "switched_off": "tms_switched_off"}
     ranges = {key: paper[name]["range"] for key, name in names.items()}
     with style():
-        figure, axes = plt.subplots(2, 2, figsize=(10.5, 7))
+        figure, axes = plt.subplots(2, 2, figsize=(WIDE, 6.8))
         for ax, (key, (label, from_one)) in zip(axes.flat, measures.items(), strict=True):
             values = {name: main.of(key, name).flatten() for name in main.names}
             shown = {name: (1 - v).clamp_min(1e-6) if from_one else v.clamp_min(1e-4) for name, v in values.items()}
             rows = [{"variant": name, "value": float(e)} for name, v in shown.items() for e in v]
             counts = [f"{name}\nn = {len(v)}" for name, v in values.items()]
             _by_variant(ax, pd.DataFrame(rows), counts, size=3.5, jitter=0.25, alpha=0.7)
-            ax.set(
-                ylabel=label, yscale="log", title="higher is better" if key == "selectivity_mean" else "lower is better"
-            )
+            ax.set(ylabel=label, yscale="log")
+            if key == "selectivity_mean":
+                plain_log(ax)
+            ax.set_title("higher is better" if key == "selectivity_mean" else "lower is better")
             if key in ranges:
                 low, high = (max(1 - p, 1e-6) for p in ranges[key][::-1]) if from_one else ranges[key]
-                ax.axhspan(low, high, color=PAPER, alpha=0.15, lw=0, label="paper, read off the figure")
-                ax.legend(loc="best")
+                ax.axhspan(low, high, color=PAPER, alpha=0.15, lw=0, label="range of the paper, read off its figures")
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center")
     return figure
 
 
@@ -257,15 +248,17 @@ def plot_references(references: Study) -> Figure:
     table, n = pd.DataFrame(rows), len(references.seeds)
     look = {"x": "reference", "hue": "variant", "palette": VARIANT_COLOURS}
     with style():
-        figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 4))
+        figure, (left, right) = plt.subplots(2, 1, figsize=(WIDE, 6.6))
         sns.stripplot(table, y="error", dodge=True, ax=left, size=4.5, **look)
         left.set(xlabel="reference output", ylabel="recon_sq, last 100 epochs", ylim=(0, None))
         left.set_title(f"one dot per target, n = {n}")
+        figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=3, markerscale=1.5)
+        left.get_legend().remove()
         shares = table.groupby(["reference", "variant"], sort=False)["recovered"].sum().reset_index()
-        sns.barplot(shares, y="recovered", ax=right, **look)
+        sns.barplot(shares, y="recovered", ax=right, saturation=1, **look)
         for bars in right.containers:
-            right.bar_label(bars, fmt=f"%d/{n}", fontsize=10)
-        right.set(xlabel="reference output", ylabel="targets with all five recovered", ylim=(0, n * 1.12))
+            right.bar_label(bars, fmt=f"%d/{n}", fontsize=SMALL)
+        right.set(xlabel="reference output", ylabel="targets with all five found", ylim=(0, n * 1.12))
         right.yaxis.get_major_locator().set_params(integer=True)
         right.get_legend().remove()
     return figure
@@ -287,13 +280,14 @@ def plot_sizes(sizes: dict[str, Study]) -> Figure:
     ticks = [f"{size}\nn = {len(study.seeds)}" for size, study in sizes.items()]
     labels = {"error": "recon_sq, last 100 epochs", "covered": "features covered (%)"}
     with style():
-        figure, axes = plt.subplots(1, 2, figsize=(10.5, 4.2))
+        figure, axes = plt.subplots(1, 2, figsize=(WIDE, 4))
         for ax, (key, label) in zip(axes, labels.items(), strict=True):
             sns.pointplot(pd.DataFrame(rows), x="size", y=key, hue="variant", palette=VARIANT_COLOURS, ax=ax,
                           dodge=0.3, estimator="median", errorbar=("pi", 100), capsize=0.08, linewidth=1.5)  # fmt: skip
             ax.set_xticks(range(len(ticks)), ticks)
             ax.set(xlabel="features - hidden dimensions", ylabel=label, ylim=(0, None))
-            ax.set_title("median and range over targets")
+            ax.get_legend().remove()
         axes[1].set_ylim(0, 105)
-        axes[1].get_legend().remove()
+        entries = axes[0].get_legend_handles_labels()
+        figure.legend(*entries, loc="outside upper center", ncols=4, title="median and range over targets")
     return figure
