@@ -248,18 +248,18 @@ def plot_references(references: Study) -> Figure:
     table, n = pd.DataFrame(rows), len(references.seeds)
     look = {"x": "reference", "hue": "variant", "palette": VARIANT_COLOURS}
     with style():
-        figure, (left, right) = plt.subplots(2, 1, figsize=(WIDE, 6.6))
+        figure, (left, right) = plt.subplots(1, 2, figsize=(WIDE, 4.2))
         sns.stripplot(table, y="error", dodge=True, ax=left, size=4.5, **look)
-        left.set(xlabel="reference output", ylabel="recon_sq, last 100 epochs", ylim=(0, None))
+        left.set(xlabel="reference output", ylabel="recon_sq, last 100 epochs", ylim=(0, 1.06 * table["error"].max()))
         left.set_title(f"one dot per target, n = {n}")
         figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=3, markerscale=1.5)
         left.get_legend().remove()
         shares = table.groupby(["reference", "variant"], sort=False)["recovered"].sum().reset_index()
         sns.barplot(shares, y="recovered", ax=right, saturation=1, **look)
         for bars in right.containers:
-            right.bar_label(bars, fmt=f"%d/{n}", fontsize=SMALL)
-        right.set(xlabel="reference output", ylabel="targets with all five found", ylim=(0, n * 1.12))
-        right.yaxis.get_major_locator().set_params(integer=True)
+            right.bar_label(bars, fmt=f"%d/{n}", fontsize=SMALL, rotation=90, padding=3)
+        right.set(xlabel="reference output", ylabel="targets with all five found", ylim=(0, n * 1.22))
+        right.set_yticks(range(0, n + 1, max(1, n // 5)))
         right.get_legend().remove()
     return figure
 
