@@ -105,16 +105,16 @@ def _row(claim: Claim, papers: Mapping[str, Any], found: Mapping[str, Any]) -> R
 
 def markdown_table(rows: list[Row]) -> str:
     """Returns the ledger as a Markdown table with an anchor for each claim, a line before those of each subject."""
-    lines = ["| claim | paper | text | code | tuned | verdict |", "|---|---|---|---|---|---|"]
+    lines = ["| claim | verdict | paper | text | code | tuned |", "|---|---|---|---|---|---|"]
     for subject, own in _by_subject(rows).items():
         lines.append(f"| **{subject}** |  |  |  |  |  |")
         for row in own:
             claim = row.claim
             paper = "" if row.paper is None else f"{row.paper:g}"
             where = f"{claim.place}, [figure](#{claim.figure})"
-            found = " | ".join(row.found(name) for name in VARIANTS)
+            found = " | ".join(row.found(name).replace("n = ", "n\u00a0=\u00a0") for name in VARIANTS)
             text = f'<span id="claim-{claim.id}"></span>{claim.statement} ({where})'
-            lines.append(f"| {text} | {paper} | {found} | {badge(row.verdict)}<br>{row.holding()} |")
+            lines.append(f"| {text} | {badge(row.verdict)}<br>{row.holding()} | {paper} | {found} |")
     return "\n".join(lines) + "\n"
 
 

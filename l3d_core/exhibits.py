@@ -66,9 +66,14 @@ EXHIBITS = (
     Exhibit("tmcs-baselines", "book Table 2.4", "Other directions from the same gradients", "02_circuit_superposition"),
     Exhibit("tmcs-agreement", "book Table 2.5", "Agreement between decompositions", "02_circuit_superposition"),
     Exhibit("tmcs-tuning", "book Table 2.6", "The candidates for the tuned variant", "02_circuit_superposition"),
+    Exhibit("tmcs-revival", "book Table 2.7", "Dead subnetworks revived", "02_circuit_superposition"),
+    Exhibit("tmcs-split", "book Table 2.8", "What the error is made of", "02_circuit_superposition"),
     Exhibit("tms-ablation", "book Table 1.5", "Every departure from the text, one at a time", "01_superposition"),
     Exhibit("tms-baselines", "book Table 1.6", "Other directions from the same gradients", "01_superposition"),
     Exhibit("tms-agreement", "book Table 1.7", "Agreement between decompositions", "01_superposition"),
+    Exhibit("tms-revival", "book Table 1.8", "Dead subnetworks revived", "01_superposition"),
+    Exhibit("tms-copies", "book Table 1.9", "Three copies of the toy at once", "01_superposition"),
+    Exhibit("tms-split", "book Table 1.10", "What the error is made of", "01_superposition"),
     Exhibit(
         "high-rank-variants", "book Figure 3.1", "Error of three variants on circuits of higher rank", "03_high_rank"
     ),
@@ -89,6 +94,9 @@ EXHIBITS = (
     Exhibit("high-rank-unexplained", "book Table 3.7", "What stays unexplained", "03_high_rank"),
     Exhibit("high-rank-agreement", "book Table 3.8", "Agreement between decompositions", "03_high_rank"),
     Exhibit("high-rank-tuning", "book Table 3.9", "The candidates for the tuned variant", "03_high_rank"),
+    Exhibit("high-rank-baselines", "book Table 3.10", "Other directions from the same gradients", "03_high_rank"),
+    Exhibit("high-rank-revival", "book Table 3.11", "Dead subnetworks revived", "03_high_rank"),
+    Exhibit("high-rank-split", "book Table 3.12", "What the error is made of", "03_high_rank"),
     Exhibit("squared-variants", "book Figure 4.1", "Error of three variants on both squaring networks", "04_squared"),
     Exhibit("squared-n-v", "book Figure 4.2", "Error against the number of subnetworks, by variant", "04_squared"),
     Exhibit("squared-far", "book Figure 4.3", "Selectivity of steps of six sizes, by variant", "04_squared"),
@@ -107,4 +115,7 @@ EXHIBITS = (
     Exhibit("squared-residual", "book Table 4.4", "What stays unexplained, by tensor", "04_squared"),
     Exhibit("squared-agreement", "book Table 4.5", "Agreement between decompositions", "04_squared"),
     Exhibit("squared-tuning", "book Table 4.6", "The candidates for the tuned variant", "04_squared"),
+    Exhibit("squared-baselines", "book Table 4.7", "Other directions from the same gradients", "04_squared"),
+    Exhibit("squared-revival", "book Table 4.8", "Dead subnetworks revived", "04_squared"),
+    Exhibit("squared-split", "book Table 4.9", "What the error is made of", "04_squared"),
 )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from .chapters import superposition, toy_chapter
+from . import toys
+from .chapters import superposition, toy_chapter, variations
 from .chapters.studies import Variant
 from .chapters.superposition import SuperpositionSettings
 from .chapters.toy_chapter import Extra, ToySettings
@@ -54,80 +55,6 @@ EIGHT = tuple(range(8))
 TUNING = tuple(range(1000, 1016))
 
 
-def _candidates(n_v: tuple[int, ...], k: tuple[float, ...], **rest: object) -> dict[str, Variant]:
-    """Returns what the `tuned` variant of a toy is chosen from."""
-    return {
-        f"{divergence}, n_v {n}, k {fraction:g}": Variant(
-            replace(TOY_TUNED, n_v=n, k_fraction=fraction, **rest), divergence
-        )
-        for divergence in ("mse", "half_reference_mse")
-        for n in n_v
-        for fraction in k
-    }
-
-
-def _switches(text: Variant, code: Variant) -> dict[str, Variant]:
-    """Returns single departures: from `text`, each switched to what `code` has, and the other way round.
-
-    The encoder's start is a copy of the decoder in both; the literal "every 100 steps" is in neither.
-    """
-    settings = {
-        "squared loss": ("loss",), "sum of norms": ("v_out_norm",), "one more kept": ("k_extra",),
-        "Adam": ("weight_decay",), "dense start": ("dense_epochs",),
-    }  # fmt: skip
-    found = {}
-    for name, own, other in (("text", text, code), ("code", code, text)):
-        found[f"{name}: divergence"] = own._replace(divergence=other.divergence)
-        for switch, fields in settings.items():
-            changes = {field: getattr(other.config, field) for field in fields}
-            found[f"{name}: {switch}"] = own._replace(config=replace(own.config, **changes))
-        found[f"{name}: random encoder"] = own._replace(config=replace(own.config, encoder_init="random"))
-        steps = replace(own.config, lr_decay_every_epochs=None, lr_decay_every_steps=100)
-        found[f"{name}: decay per 100 steps"] = own._replace(config=steps)
-        found[f"{name}: points"] = own._replace(n_inputs=None if own.n_inputs else 250)
-    return found
-
-
-def _again(variants: dict[str, Variant], times: int = 3) -> dict[str, Variant]:
-    """Returns variants decomposed again with other seeds: '<variant> 1' and so on."""
-    return {
-        f"{name} {i}": variant._replace(seed_offset=100 * i)
-        for name, variant in variants.items()
-        for i in range(1, times + 1)
-    }
-
-
-def _nearby(variant: Variant, ranks: tuple[int, ...]) -> dict[str, Variant]:
-    """Returns a variant with n_v, k and rank a little off."""
-    config, found = variant.config, {}
-    for n_v in (config.n_v - 2, config.n_v + 2):
-        found[f"n_v {n_v}"] = variant._replace(config=replace(config, n_v=n_v))
-    for k in (config.k_fraction * 0.75, config.k_fraction * 1.25):
-        found[f"k {k:.3g}"] = variant._replace(config=replace(config, k_fraction=k))
-    for rank in ranks:
-        found[f"rank {rank}"] = variant._replace(config=replace(config, rank=rank))
-    return found
-
-
-def _swept(variants: dict[str, Variant], **values: tuple) -> dict[str, Variant]:
-    """Returns variants with one setting swept: '<variant>, <setting> <value>'."""
-    ((setting, over),) = values.items()
-    return {
-        f"{name}, {setting} {value}": variant._replace(config=replace(variant.config, **{setting: value}))
-        for name, variant in variants.items()
-        for value in over
-    }
-
-
-def _quick(settings: ToySettings, seeds: tuple[int, ...]) -> ToySettings:
-    """Returns the quick preset of a toy chapter: a few targets, ten epochs."""
-    extras = {
-        name: extra._replace(seeds=seeds if set(seeds) <= set(extra.seeds) else extra.seeds[: len(seeds)])
-        for name, extra in settings.extras.items()
-    }
-    return replace(settings, seeds=seeds, extras=extras, epochs=10)
-
-
 def _toy(toy: str, size: tuple[int, int], variants: dict[str, Variant], candidates: dict[str, Variant],
          extras: dict[str, Extra], ranks: tuple[int, ...], length: float = 1.0) -> dict[str, ToySettings]:  # fmt: skip
     """Returns both presets of a toy chapter."""
@@ -135,15 +62,16 @@ def _toy(toy: str, size: tuple[int, int], variants: dict[str, Variant], candidat
     agreeing = {name: variants[name] for name in ("text", "tuned")}
     extras = {
         "tuning": Extra(candidates, TUNING[:8]),
-        "switches": Extra(_switches(variants["text"], variants["code"]), EIGHT),
-        "again": Extra(_again(agreeing), EIGHT, directions=True),
-        "nearby": Extra(_nearby(variants["tuned"], ranks), EIGHT, directions=True),
+        "switches": Extra(variations.switches(variants["text"], variants["code"]), EIGHT),
+        "again": Extra(variations.again(agreeing), EIGHT, directions=True),
+        "nearby": Extra(variations.nearby(variants["tuned"], ranks), EIGHT, directions=True),
+        **variations.limits(agreeing, EIGHT),
         **extras,
     }
     if toy == "squared":
         extras["code"] = Extra({"code": variants["code"]}, tuple(range(16)), toy="squared_elu", everything=True)
     paper = ToySettings(toy=toy, size=size, variants=main, seeds=tuple(range(16)), extras=extras, length=length)
-    return {"paper": paper, "quick": _quick(paper, (0, 1))}
+    return {"paper": paper, "quick": variations.quick(paper, (0, 1))}
 
 
 TMCS_VARIANTS = {
@@ -173,17 +101,22 @@ _SQUARED_SWEPT = {"text": Variant(TOY_TEXT, "mse"), "tuned": SQUARED_VARIANTS["t
 _SQUARED_CODE_SWEPT = {"code": Variant(TOY_CODE, "half_reference_mse", n_inputs=250)}
 
 _SUPERPOSITION_EIGHT = (1, 4, 6, 7, 9, 11, 12, 13)  # The first that are kept.
+_SUPERPOSITION_AGREEING = {name: SUPERPOSITION_VARIANTS[name] for name in ("text", "tuned")}
 _SUPERPOSITION_MORE = ToySettings(
     toy="superposition", size=(5, 2), variants=SUPERPOSITION_VARIANTS, seeds=_SUPERPOSITION_EIGHT,
     extras={
         "switches": Extra(
-            _switches(SUPERPOSITION_VARIANTS["text"], SUPERPOSITION_VARIANTS["code"]), _SUPERPOSITION_EIGHT
+            variations.switches(SUPERPOSITION_VARIANTS["text"], SUPERPOSITION_VARIANTS["code"]), _SUPERPOSITION_EIGHT
         ),
-        "again": Extra(
-            _again({name: SUPERPOSITION_VARIANTS[name] for name in ("text", "tuned")}), _SUPERPOSITION_EIGHT,
-            directions=True,
+        "again": Extra(variations.again(_SUPERPOSITION_AGREEING), _SUPERPOSITION_EIGHT, directions=True),
+        "nearby": Extra(
+            variations.nearby(SUPERPOSITION_VARIANTS["tuned"], (2,)), _SUPERPOSITION_EIGHT, directions=True
         ),
-        "nearby": Extra(_nearby(SUPERPOSITION_VARIANTS["tuned"], (2,)), _SUPERPOSITION_EIGHT, directions=True),
+        **variations.limits(_SUPERPOSITION_AGREEING, _SUPERPOSITION_EIGHT),
+        "copies": Extra(
+            {name: v._replace(config=replace(v.config, n_v=15)) for name, v in SUPERPOSITION_VARIANTS.items()},
+            _SUPERPOSITION_EIGHT, size=toys.COPIED,
+        ),
     },
     length=MATCHED_LENGTH,
 )  # fmt: skip
@@ -212,29 +145,31 @@ SETTINGS = {
             size_seeds=(1, 4),
             sizes=((5, 2), (10, 4)),
             epochs=20,
-            more=_quick(_SUPERPOSITION_MORE, (1, 4)),
+            more=variations.quick(_SUPERPOSITION_MORE, (1, 4)),
         ),
     },
     "02_circuit_superposition": _toy(
-        "circuit_superposition", (10, 5), TMCS_VARIANTS, _candidates((10, 12, 15), (0.05, 0.1, 0.15, 0.2)),
+        "circuit_superposition", (10, 5), TMCS_VARIANTS,
+        variations.candidates(TOY_TUNED, (10, 12, 15), (0.05, 0.1, 0.15, 0.2)),
         {"tms": Extra(SUPERPOSITION_VARIANTS, tuple(range(16)), directions=True, toy="superposition", size=(5, 2))},
         (2, 3),
     ),
     "03_high_rank": _toy(
-        "high_rank", (30, 10), HIGH_RANK_VARIANTS, _candidates((8, 10, 12), (0.05, 0.1, 0.15, 0.2)),
+        "high_rank", (30, 10), HIGH_RANK_VARIANTS,
+        variations.candidates(TOY_TUNED, (8, 10, 12), (0.05, 0.1, 0.15, 0.2)),
         {
-            "ranks": Extra(_swept(_HIGH_RANK_SWEPT, rank=(1, 2, 3, 4, 5, 6)), EIGHT, directions=True),
-            "n_v": Extra(_swept(HIGH_RANK_VARIANTS, n_v=(6, 8, 10)), tuple(range(16))),
+            "ranks": Extra(variations.swept(_HIGH_RANK_SWEPT, rank=(1, 2, 3, 4, 5, 6)), EIGHT, directions=True),
+            "n_v": Extra(variations.swept(HIGH_RANK_VARIANTS, n_v=(6, 8, 10)), tuple(range(16))),
             "draft": Extra(HIGH_RANK_VARIANTS, EIGHT, size=(25, 10)),
         },
         (2, 3),
     ),
     "04_squared": _toy(
-        "squared", (5, 10), SQUARED_VARIANTS, _candidates((10, 15), (0.05, 0.1, 0.15)),
+        "squared", (5, 10), SQUARED_VARIANTS, variations.candidates(TOY_TUNED, (10, 15), (0.05, 0.1, 0.15)),
         {
-            "n_v": Extra(_swept(_SQUARED_SWEPT, n_v=(3, 5, 10, 15)), EIGHT, directions=True),
+            "n_v": Extra(variations.swept(_SQUARED_SWEPT, n_v=(3, 5, 10, 15)), EIGHT, directions=True),
             "n_v-code": Extra(
-                _swept(_SQUARED_CODE_SWEPT, n_v=(3, 5, 10, 15)), EIGHT, directions=True, toy="squared_elu"
+                variations.swept(_SQUARED_CODE_SWEPT, n_v=(3, 5, 10, 15)), EIGHT, directions=True, toy="squared_elu"
             ),
             "elu": Extra({"text": SQUARED_VARIANTS["text"]}, EIGHT, toy="squared_elu"),
             "gelu": Extra({"code": SQUARED_VARIANTS["code"]}, EIGHT),

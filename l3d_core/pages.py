@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import claims, experiments, record
-from .chapters import speed_summary
+from .chapters import settings_summary, speed_summary
+from .chapters.toy_chapter import BESIDE_MAIN
 from .l3d import L3DConfig
 from .toys import ToyTraining
 
@@ -31,6 +32,15 @@ FACTS = {
     "torch": "torch",
     "python": "Python",
 }
+# Studies that show no figure or table of the paper's: they tell what its settings do, and ours.
+SETTLING = ("tuning", *BESIDE_MAIN)
+# What pages call the toys of the chapters.
+TOYS = {
+    "01_superposition": "superposition",
+    "02_circuit_superposition": "circuit superposition",
+    "03_high_rank": "higher rank",
+    "04_squared": "squares",
+}
 DRAWN = {
     "toys": (
         "Dots for three programs on four toys, on a logarithmic axis of steps a second.",
@@ -39,7 +49,8 @@ DRAWN = {
     "stacked": (
         "For each toy, two lines of decompositions in a core-hour against the runs trained side by side, and a dotted "
         "level for one run of the program as published.",
-        "Decompositions in an hour of one core, by how many are trained side by side.",
+        "Decompositions in an hour of one core, by how many are trained side by side; dotted, one run of "
+        "the program as published.",
     ),
     "scaling": (
         "Lines of time and of memory of a step, on logarithmic axes, against n_w, n_v and T, for the package and the "
@@ -48,7 +59,8 @@ DRAWN = {
     ),
     "paths": (
         "Dots of the measured against the counted cost of the dense path over the factored one, by chosen path.",
-        "What the paths cost, as counted and as measured.",
+        "Dense over factored, as measured against as counted, one dot a shape; right choices are in the lower left and "
+        "the upper right.",
     ),
 }
 
@@ -141,6 +153,11 @@ def hardware(root: Path) -> str:
         name: record.read(root / "book" / "results" / f"{name}.ipynb")["provenance"] for name in experiments.notebooks()
     }
     rows = [[label, *(str(facts.get(key, "not recorded")) for facts in found.values())] for key, label in FACTS.items()]
+    beside = [
+        sum(seconds for study, seconds in facts.get("seconds", {}).items() if study.removeprefix("more-") in SETTLING)
+        for facts in found.values()
+    ]
+    rows.insert(1, ["of these for ablation, stability and settings", *(f"{seconds:.1f}" for seconds in beside)])
     return table(["", *found], rows)
 
 
@@ -217,6 +234,30 @@ def _trials(names: list[str]) -> str:
     return f"```{{warning}}\nOnly tried on small stand-ins, so that the figures mean nothing: {', '.join(names)}.\n```"
 
 
+def tuning_records(root: Path) -> dict[str, dict[str, Any]]:
+    """Returns the records of the chapters on toys, by what the pages call the toy."""
+    found = {name: record.read(root / "book" / "results" / f"{name}.ipynb") for name in experiments.notebooks()}
+    return {TOYS[name]: one for name, one in found.items() if "tuning" in one}
+
+
+def settings_figure(root: Path) -> Figure:
+    """Returns the figure of the page on settings."""
+    from .figures.settings import plot_kept
+
+    return plot_kept({toy: one["tuning"] for toy, one in tuning_records(root).items()})
+
+
+def settings(root: Path) -> dict[str, str]:
+    """Returns the tables of the page on settings by file name."""
+    records = tuning_records(root)
+    tuned = {toy: experiments.settings(name, "paper").variants["tuned"] for name, toy in TOYS.items() if toy in records}
+    numbers = {toy: one["numbers"] for toy, one in records.items()}
+    return {
+        "settings_chosen": table(*settings_summary.chosen_table(numbers, tuned)),
+        "settings_kept": table(*settings_summary.kept_table({toy: one["tuning"] for toy, one in records.items()})),
+    }
+
+
 def generate(root: Path, repository: dict[str, str]) -> dict[str, str]:
     """Returns all generated parts by file name, without extension.
 
@@ -227,6 +268,7 @@ def generate(root: Path, repository: dict[str, str]) -> dict[str, str]:
     rows = claims.ledger(root)
     return {
         **speed(speed_results(root)),
+        **settings(root),
         "hyperparameters": hyperparameters(),
         "usage": usage(),
         "names": names(),

@@ -126,7 +126,8 @@ def write_inputs(root: Path) -> Path:
     generated.mkdir(parents=True)
     for name, text in pages.generate(root, config.get("repository", {})).items():
         (generated / f"{name}.md").write_text(text.rstrip() + "\n")
-    for name, figure in pages.speed_figures(pages.speed_results(root)).items():
+    figures = {**pages.speed_figures(pages.speed_results(root)), "settings_kept": pages.settings_figure(root)}
+    for name, figure in figures.items():
         figure.savefig(generated / f"{name}.png")
     mathjax = root / "book" / "_static" / "mathjax"
     mathjax.mkdir(parents=True, exist_ok=True)

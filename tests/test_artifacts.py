@@ -242,7 +242,7 @@ def test_cached_computes_once(tmp_path):
     for tensors, metrics, facts in (first, again):
         assert all(tensors[name].equal(t) for name, t in TENSORS.items())
         assert metrics == METRICS
-        assert facts["wall_seconds"] >= 0
+        assert facts["wall_seconds"] >= 0 and facts["core_seconds"] >= 0
     assert first[2] == again[2]
     cached(tmp_path, "sweep", {**CONFIG, "lr": 0.02}, compute)
     cached(tmp_path, "other", CONFIG, compute)

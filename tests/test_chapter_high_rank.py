@@ -52,7 +52,7 @@ def measures(error: float, *, n_v: int = 8, live: int = 6, covered: int = 6, ran
 
 def study(variants: dict[str, dict]) -> Study:
     tensors = {f"{name}/{key}": t for name, m in variants.items() for key, t in m.items()}
-    return Study(tensors, list(variants), SEEDS, 2, {"wall_seconds": 6.0})
+    return Study(tensors, list(variants), SEEDS, 2, {"core_seconds": 6.0})
 
 
 def with_errors(names: dict[str, float], **options) -> Study:
@@ -187,7 +187,9 @@ def test_the_claims_are_those_of_the_ledger(result, root):
 def test_panels_tell_group_and_share(result):
     panels = draw.group_panels(result.main, "text")
     titles = [panel.title for panel in panels]
-    assert titles[0] == "$v_{0}$: group 0\n$P_{act}$ 0.10, 100.0%" and titles[5].startswith("$v_{5}$: group 5\n")
+    assert titles[0] == "$v_{0}$: group 0\n100.0% of $W_{in}$\n$P_{act}$ 0.10" and titles[5].startswith(
+        "$v_{5}$: group 5\n"
+    )
     assert [panel.dead for panel in panels] == [False] * 6 + [True] * 2 and titles[6] == "$v_{6}$: dead\n$P_{act}$ 0.00"
     assert len(draw.plot_group_networks(result.main, "text").axes) == 8
     assert len(draw.plot_group_maps(result.main, "text").axes) == 9  # And the scale.

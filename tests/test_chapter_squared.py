@@ -16,6 +16,7 @@ from l3d_core.chapters import squared_summary as summary
 from l3d_core.chapters import toy_chapter
 from l3d_core.chapters.studies import Study
 from l3d_core.figures import squared as draw
+from l3d_core.figures.interventions import plot_pairs
 from l3d_core.toy_models import DeepPerceptron
 from l3d_core.toys import Task, ToyTraining
 
@@ -452,7 +453,7 @@ def test_moved_outputs_are_drawn_with_their_ratios(deep):
 def test_two_at_once_are_drawn(deep):
     task, v = deep
     changes = planes.pair_changes(task, v, (0, 3), LENGTH)
-    figure = draw.plot_two(changes, steps.DELTAS, (1, 4), (0, 3), 1000)
+    figure = plot_pairs(changes, (steps.DELTAS, steps.DELTAS), (1, 4), subnetworks=(0, 3), n=1000)
     assert [ax.get_title() for ax in figure.axes[:2]] == ["output 1 (of $v_{0}$)", "output 4 (of $v_{3}$)"]
     assert torch.allclose(torch.tensor(figure.axes[0].images[0].get_array()), changes[..., 1])
 

@@ -254,3 +254,12 @@ def test_every_public_name_is_linked():
 
 def test_cells_of_a_table_cannot_break_it():
     assert pages.table(["a"], [["|x|"]]) == "| a |\n| --- |\n| \\|x\\| |"
+
+
+def test_the_time_of_chapters_is_told_by_what_it_was_spent_on(monkeypatch):
+    seconds = {"main": 10.0, "tuning": 4.0, "more-switches": 2.0, "more-copies": 1.0, "ranks": 5.0}
+    facts = {"core_seconds": 22.0, "seconds": seconds, "torch": "2"}
+    monkeypatch.setattr(pages.record, "read", lambda path: {"provenance": facts})
+    monkeypatch.setattr(pages.experiments, "notebooks", lambda: ["one"])
+    lines = pages.hardware(Path()).splitlines()
+    assert lines[2:4] == ["| core-seconds | 22.0 |", "| of these for ablation, stability and settings | 6.0 |"]

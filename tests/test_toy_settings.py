@@ -6,10 +6,10 @@ from dataclasses import asdict, replace
 import pytest
 
 from l3d_core import experiments, toys
-from l3d_core.chapters import toy_chapter
+from l3d_core.chapters import toy_chapter, variations
 from l3d_core.chapters.studies import Variant
 from l3d_core.chapters.toy_chapter import Extra, ToySettings
-from l3d_core.experiments import _again, _candidates, _nearby, _quick, _swept, _switches, _toy
+from l3d_core.experiments import TOY_TUNED, _toy
 from l3d_core.l3d import L3DConfig
 
 CHAPTERS = ("02_circuit_superposition", "03_high_rank", "04_squared")
@@ -88,7 +88,7 @@ def test_what_text_and_code_differ_in_beside_the_departures():
 def test_departures_by_hand():
     text = Variant(L3DConfig(n_v=3), "mse")
     code = Variant(L3DConfig(n_v=3, k_extra=1, dense_epochs=4, lr_decay_every_epochs=7), "half_reference_mse", 250)
-    found = _switches(text, code)
+    found = variations.switches(text, code)
     assert found["text: dense start"] == text._replace(config=replace(text.config, dense_epochs=4))
     assert found["code: dense start"] == code._replace(config=replace(code.config, dense_epochs=0))
     assert found["text: divergence"] == text._replace(divergence="half_reference_mse")
@@ -145,13 +145,13 @@ def test_neighbours_differ_in_what_they_name(any_chapter):
 
 def test_neighbours_and_repetitions_by_hand():
     variant = Variant(L3DConfig(n_v=10, k_fraction=0.1, rank=1), "mse", 250)
-    found = _nearby(variant, (2, 3))
+    found = variations.nearby(variant, (2, 3))
     assert list(found) == ["n_v 8", "n_v 12", "k 0.075", "k 0.125", "rank 2", "rank 3"]
     assert [v.config.k_fraction for v in found.values()] == pytest.approx([0.1, 0.1, 0.075, 0.125, 0.1, 0.1])
     assert all((v.n_inputs, v.divergence) == (250, "mse") for v in found.values())
-    again = _again({"a": variant, "b": variant}, 2)
+    again = variations.again({"a": variant, "b": variant}, 2)
     assert {name: v.seed_offset for name, v in again.items()} == {"a 1": 100, "a 2": 200, "b 1": 100, "b 2": 200}
-    swept = _swept({"a": variant, "b": variant}, n_v=(3, 5))
+    swept = variations.swept({"a": variant, "b": variant}, n_v=(3, 5))
     assert {name: v.config.n_v for name, v in swept.items()} == {
         "a, n_v 3": 3,
         "a, n_v 5": 5,
@@ -159,7 +159,7 @@ def test_neighbours_and_repetitions_by_hand():
         "b, n_v 5": 5,
     }
     with pytest.raises(ValueError, match="too many values"):
-        _swept({"a": variant}, n_v=(3,), rank=(1,))
+        variations.swept({"a": variant}, n_v=(3,), rank=(1,))
 
 
 def test_sweeps_differ_in_what_they_name():
@@ -207,7 +207,7 @@ def test_tuned_is_one_of_the_candidates(name):
 
 
 def test_candidates_by_hand():
-    found = _candidates((3, 4), (0.1, 0.25), rank=2)
+    found = variations.candidates(replace(TOY_TUNED, rank=2), (3, 4), (0.1, 0.25))
     assert list(found) == [
         f"{divergence}, n_v {n}, k {k}"
         for divergence in ("mse", "half_reference_mse") for n in (3, 4) for k in ("0.1", "0.25")
@@ -229,7 +229,8 @@ def test_the_presets_of_a_toy():
     assert (paper.variants, paper.seeds, paper.length, paper.epochs) == (variants, tuple(range(16)), 0.5, 1000)
     assert {key: extra.seeds for key, extra in paper.extras.items()} == {
         "tuning": tuple(range(1000, 1008)), "switches": tuple(range(8)), "again": tuple(range(8)),
-        "nearby": tuple(range(8)), "mine": (3, 4, 5),
+        "nearby": tuple(range(8)), "revival": tuple(range(8)), "longer": tuple(range(8)),
+        "full_rank": tuple(range(8)), "mine": (3, 4, 5),
     }  # fmt: skip
     assert paper.extras["mine"] == extra
     assert [key for key, extra in paper.extras.items() if extra.directions] == ["again", "nearby"]
@@ -248,7 +249,7 @@ def test_the_quick_preset_takes_the_targets_of_the_main_study_where_it_can():
             "all": Extra({}, tuple(range(9))), "odd": Extra({}, (1, 3, 5)), "tuning": Extra({}, (1000, 1001, 1002)),
         },
     )  # fmt: skip
-    quick = _quick(settings, (2, 4))
+    quick = variations.quick(settings, (2, 4))
     assert (quick.seeds, quick.epochs) == ((2, 4), 10)
     assert {key: extra.seeds for key, extra in quick.extras.items()} == {
         "all": (2, 4), "odd": (1, 3), "tuning": (1000, 1001),

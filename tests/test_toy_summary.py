@@ -33,7 +33,7 @@ from l3d_core.chapters.toy_summary import (
 )
 from l3d_core.l3d import L3DConfig
 
-FACTS = {"version": "1", "wall_seconds": 90.0}
+FACTS = {"version": "1", "core_seconds": 90.0}
 
 
 def study_of(seeds=(0, 3), n_trained=4, **measures):
@@ -153,6 +153,7 @@ def chapter(**changes):
     settings = ToySettings(
         toy="circuit_superposition", size=(10, 5), seeds=(0, 3, 7),
         variants={name: Variant(config, "mse") for name in ("text", "code", "tuned")},
+        extras={"tuning": Extra({"a": Variant(replace(config, n_v=4), "kl"), "b": Variant(config, "mse")}, (0, 3))},
     )  # fmt: skip
     main = study_of((0, 3, 7), 5, **{
         "text": measures([0.2, 0.4, 0.9], [0.9, 0.7, 0.1]), "code": measures([0.1, 0.1, 0.9], [0.6, 0.8, 0.1]),
@@ -270,10 +271,14 @@ def test_what_is_kept_for_an_active_circuit():
     result = chapter()
     # .1 of two subnetworks for so many active inputs on the average over targets, of which three are kept.
     active = [float((toys.circuit_superposition(seed).inputs > 0).float().sum(1).mean()) for seed in (0, 3, 7)]
-    assert kept_per_active(result, "text") == pytest.approx(0.2 / (sum(active) / 3), rel=1e-6)
+    assert kept_per_active(toy_chapter.jobs(result.settings)["main"], "text") == pytest.approx(
+        0.2 / (sum(active) / 3), rel=1e-6
+    )
     result = result._replace(settings=replace(result.settings, toy="high_rank", size=(30, 10), seeds=(0,)))
     groups = (toys.high_rank(0).inputs.unflatten(1, (6, 5)) > 0).any(2).float().sum(1)
-    assert kept_per_active(result, "text") == pytest.approx(0.2 / float(groups.mean()), rel=1e-6)
+    assert kept_per_active(toy_chapter.jobs(result.settings)["main"], "text") == pytest.approx(
+        0.2 / float(groups.mean()), rel=1e-6
+    )
 
 
 def test_the_numbers_of_a_chapter():
@@ -293,15 +298,32 @@ def test_the_numbers_of_a_chapter():
     assert found["moves_text"] == "Adam (+0.300) and 1000 points (-0.050)"
 
 
+def test_the_table_of_revival():
+    result = chapter()
+    assert list(toy_summary.revival_table(result, 5).index) == ["text", "tuned"]
+    result.studies["revival"] = study_of((3, 7, 9), **{"text, revival 1": measures([0.1, 0.3, 0.8])})
+    table = toy_summary.revival_table(result, 5)
+    assert list(table.index) == ["text", "text, revival 1", "tuned"]
+    # Targets 3 and 7 alone are in both.
+    assert table.loc["text", "recon_sq"] == "0.650 [0.400, 0.900], n = 2"
+    assert table.loc["text, revival 1", "recon_sq"] == "0.200 [0.100, 0.300], n = 2"
+
+
 def test_the_record_of_a_chapter():
     result = chapter()
     numbers, claims = {"a": 1}, {"c": {"text": [True]}}
     found = make_record(result, "quick", numbers, claims)
-    assert list(found) == ["preset", "settings", "numbers", "claims", "table", "first_losses", "provenance"]
+    assert list(found) == ["preset", "settings", "numbers", "claims", "table", "tuning", "first_losses", "provenance"]
     assert (found["preset"], found["numbers"], found["claims"]) == ("quick", numbers, claims)
     assert found["settings"] == settings_digest(result.settings)
     assert found["settings"] != settings_digest(replace(result.settings, epochs=999))
     assert found["table"] == tidy(result.main)
+    active = float((torch.cat([toys.circuit_superposition(seed).inputs for seed in (0, 3)]) > 0).sum(1).double().mean())
+    assert [row["per_active"] for row in found["tuning"]] == [round(0.4 / active, 4), round(0.2 / active, 4)]
+    assert found["tuning"][0] == {
+        "candidate": "a", "divergence": "kl", "n_v": 4, "k": 0.1, "per_active": round(0.4 / active, 4), "circuits": 10,
+        "found": 0, "targets": 2, "share": 1.0, "recon_sq": 0.0,
+    }  # fmt: skip
     assert set(found["first_losses"]) == set(result.studies) and found["first_losses"]["main"][0] == [[1, 0.5]] * 3
     assert found["provenance"] == {
         "version": "1", "core_seconds": 450.0, "seconds": dict.fromkeys(result.studies, 90.0),

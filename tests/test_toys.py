@@ -535,3 +535,26 @@ def test_targets_that_are_not_shipped():
         FileNotFoundError, match="no shipped targets at .*superposition_6-2.safetensors; expected one of"
     ):
         toys.superposition(0, 6, 2)
+
+
+# --- groups and copies ------------------------------------------------------------------------------------------
+
+
+def test_which_circuits_are_active():
+    grouped = ToyTraining(toy="high_rank", n_features=10)
+    x = torch.tensor([[0.0, 0.5, 0, 0, 0.1] + [0.0] * 5, [0.0] * 9 + [1.0], [0.0] * 10])
+    assert grouped.active(x).tolist() == [[True, False], [False, True], [False, False]]
+    assert (grouped.group_size, grouped.n_groups) == (5, 2)
+    signed = ToyTraining(toy="squared", n_features=3)
+    assert signed.active(torch.tensor([[-0.5, 0.0, 0.2]])).tolist() == [[True, False, True]]
+    assert (signed.group_size, signed.n_groups) == (1, 3)
+
+
+def test_copies_are_the_single_model_on_each_block():
+    one, three = toys.superposition(1), toys.superposition(1, 15, 6)
+    assert (three.name, three.kept, three.loss) == ("superposition_15-6", one.kept, one.loss)
+    x = three.sample(50, seed=0)
+    with torch.no_grad():
+        blocks = torch.cat([one.model(part) for part in x.split(5, 1)], 1)
+        torch.testing.assert_close(three.model(x), blocks)
+    assert not toys.superposition(0, 15, 6).kept

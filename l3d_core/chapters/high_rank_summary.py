@@ -139,11 +139,11 @@ def group_directions(result: ToyResult, name: str) -> GroupDirections:
         active = task.config.active(x)
         gradients = divergence_gradients(task.model, x, divergence, seed=seed)
         g = side_by_side(gradients).detach()
-        parts = [g[active[:, i] & (active.sum(1) == 1)] for i in range(active.shape[1])]
-        found = [torch.linalg.svd(part, full_matrices=False) for part in parts]
-        left = sum(s[1:].square().sum() for _, s, _ in found) / sum(s.square().sum() for _, s, _ in found)
-        first = shaped(torch.stack([v[0] for _, _, v in found]), task.model)["W_in"]
-        errors.append(left)
+        parts = [g[active[:, i] & (active.sum(1) == 1)].double() for i in range(active.shape[1])]
+        found = [torch.linalg.eigh(part @ part.mT) for part in parts]  # Fewer samples than weights.
+        errors.append(1 - sum(squares[-1] for squares, _ in found) / sum(squares.sum() for squares, _ in found))
+        directions = [u[:, -1] @ part / squares[-1].sqrt() for (squares, u), part in zip(found, parts, strict=True)]
+        first = shaped(torch.stack(directions), task.model)["W_in"]
         ratios.append(effective_rank(first).singular_ratio)
     return GroupDirections(torch.stack(errors), torch.stack(ratios))
 

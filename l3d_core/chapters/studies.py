@@ -226,6 +226,13 @@ def run_studies(
     return dict(zip(jobs, run_jobs(study, calls, workers if device == "cpu" else 1), strict=True))
 
 
+def made_by(studies: Mapping[str, Study], main: Study) -> dict[str, Any]:
+    """Returns the provenance of a chapter's record: that of its main study, and the core-seconds of every one."""
+    facts = {name: value for name, value in main.facts.items() if name not in ("wall_seconds", "core_seconds")}
+    seconds = {name: found.facts["core_seconds"] for name, found in studies.items()}
+    return {**facts, "core_seconds": round(sum(seconds.values()), 1), "seconds": seconds}
+
+
 def first_losses(studies: Mapping[str, Study]) -> dict[str, list]:
     """Returns the first losses of every run to seven digits, by study: variants, targets, steps."""
     return {

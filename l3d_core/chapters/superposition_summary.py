@@ -11,9 +11,9 @@ from torch import Tensor
 
 from .. import toys
 from .statistics import last_epochs, settings_digest, spread, spread_text
-from .studies import Study, first_losses
-from .superposition import SuperpositionResult
-from .toy_summary import most_moving
+from .studies import Study, first_losses, made_by
+from .superposition import SuperpositionResult, jobs
+from .toy_summary import error, found_all, kept_per_active, most_moving, of_n, tuning_rows
 
 
 def chosen_candidate(tuning: Study) -> str:
@@ -119,6 +119,14 @@ def _numbers(result: SuperpositionResult) -> dict[str, Any]:
         numbers[f"switch_{key}_recovered"] = _recovered(result.switches, name)
     for name in ("text", "code"):
         numbers[f"moves_{name}"] = most_moving(result.more, name)
+    copies, stacks = result.more.studies["copies"], jobs(result.settings)
+    for name in main.names:
+        numbers |= {
+            f"copies_{name}": spread_text(error(copies, name)),
+            f"copies_found_{name}": of_n(found_all(copies, name, toys.COPIED[0])),
+            f"per_active_{name}": f"{kept_per_active(stacks['main'], name):.2f}",
+            f"copies_per_active_{name}": f"{kept_per_active(stacks['more-copies'], name):.2f}",
+        }
     return numbers | _counts(result)
 
 
@@ -149,7 +157,7 @@ def _counts(result: SuperpositionResult) -> dict[str, Any]:
         "matched_length": f"{length:g}",
         "active_share": f"{toys.active_share(5):.0%}",
         "epochs": result.settings.epochs,
-        "core_minutes": round(sum(s.facts["wall_seconds"] for s in result.stacks.values()) / 60, 1),
+        "core_minutes": round(sum(s.facts["core_seconds"] for s in result.stacks.values()) / 60, 1),
     }
 
 
@@ -161,18 +169,17 @@ def summarise(result: SuperpositionResult, preset: str, papers: dict[str, dict[s
         preset: The preset it ran.
         papers: The paper's own numbers, see `record.paper_values`.
     """
-    seconds = {name: study.facts["wall_seconds"] for name, study in result.stacks.items()}
     paper = {
         "paper_recon": f"{100 * papers['tms_recon']['value']:.0f} %",
         "paper_selectivity": " to ".join(map(str, papers["tms_selectivity"]["range"])),
         "paper_share_out": " to ".join(f"{x:.3f}" for x in papers["tms_share_out"]["range"]),
     }
-    facts = {name: value for name, value in result.main.facts.items() if name != "wall_seconds"}
     return {
         "preset": preset,
         "settings": settings_digest(result.settings),
         "numbers": _numbers(result) | paper,
         "claims": _claims(result),
+        "tuning": tuning_rows(jobs(result.settings)["tuning"], result.tuning),
         "first_losses": first_losses(result.stacks),
-        "provenance": {**facts, "core_seconds": round(sum(seconds.values()), 1), "seconds": seconds},
+        "provenance": made_by(result.stacks, result.main),
     }

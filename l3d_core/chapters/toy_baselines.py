@@ -31,7 +31,7 @@ METHODS = ("L3D", "dictionary", "principal", "random")
 
 def compare(
     toy: str, size: tuple[int, int], variant: Variant, seeds: Sequence[int], epochs: int,
-    *, folder: str | Path | None = None, progress: bool = False,
+    *, folder: str | Path | None = None, device: str = "cpu", progress: bool = False,
 ) -> dict[str, Tensor]:  # fmt: skip
     """Returns errors and recovery of four ways to find directions, on the kept targets of a toy.
 
@@ -46,6 +46,7 @@ def compare(
         seeds: Targets to consider.
         epochs: Of L3D and of the dictionary.
         folder: Where the result lies; None for `artifacts/` of the project.
+        device: 'cpu' or 'cuda'.
         progress: Show a bar on standard error while L3D trains.
 
     Returns:
@@ -63,11 +64,11 @@ def compare(
         "variant": [config_facts(variant.config), *variant[1:]], "code": artifacts.code_digest(parts),
     }  # fmt: skip
     name = f"{toy}-{size[0]}-{size[1]}-baselines"
-    return artifacts.cached(folder, name, config, lambda _: (_measure(job, progress), {}))[0]
+    return artifacts.cached(folder, name, config, lambda _: (_measure(job, device, progress), {}), device)[0]
 
 
-def _measure(job: Job, progress: bool) -> dict[str, Tensor]:
-    runs, tasks = job.runs(), job.tasks()
+def _measure(job: Job, device: str, progress: bool) -> dict[str, Tensor]:
+    runs, tasks = job.runs(device), job.tasks()
     variant = job.variants["tuned"]
     config = replace(variant.config, epochs=job.epochs)
     draw = gradient_draws(runs)
@@ -82,7 +83,7 @@ def _measure(job: Job, progress: bool) -> dict[str, Tensor]:
     }
     tensors: dict[str, Tensor] = {}
     for method, directions in found.items():
-        pairs = zip(tasks, directions.v_in, directions.v_out, strict=True)
+        pairs = zip(tasks, directions.v_in.cpu(), directions.v_out.cpu(), strict=True)
         rows = [_facts(task, Directions(v_in, v_out), config, variant.divergence) for task, v_in, v_out in pairs]
         tensors |= {f"{method}/{key}": torch.stack([row[key] for row in rows]) for key in rows[0]}
     return {name: t.detach() for name, t in tensors.items()}

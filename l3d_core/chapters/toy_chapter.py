@@ -12,7 +12,7 @@ from .studies import Job, Study, Variant, run_studies
 from .toy_measures import measure_all, measure_directions, measure_numbers
 
 # Studies whose variants differ from those of the main one in one respect.
-BESIDE_MAIN = ("switches", "again", "nearby")
+BESIDE_MAIN = ("switches", "again", "nearby", "revival", "longer", "full_rank")
 
 
 class Extra(NamedTuple):
@@ -25,6 +25,7 @@ class Extra(NamedTuple):
         toy: Another toy than the chapter's.
         size: Another size.
         everything: Whether all is measured that the main study measures.
+        times: Epochs, in multiples of the chapter's.
     """
 
     variants: dict[str, Variant]
@@ -33,6 +34,7 @@ class Extra(NamedTuple):
     toy: str | None = None
     size: tuple[int, int] | None = None
     everything: bool = False
+    times: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +109,7 @@ def jobs(settings: ToySettings, measure: Callable = measure_all) -> dict[str, Jo
     for name, extra in settings.extras.items():
         found[name] = replace(
             main, variants=extra.variants, seeds=extra.seeds, toy=extra.toy or settings.toy,
-            size=extra.size or settings.size,
+            size=extra.size or settings.size, epochs=extra.times * settings.epochs,
             measure=main.measure if extra.everything else measure_directions if extra.directions else measure_numbers,
         )  # fmt: skip
     order = sorted(found, key=lambda name: -len(found[name].variants) * len(found[name].seeds))

@@ -9,9 +9,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from .. import toys
 from ..measures import agreement
 from .statistics import last_epochs, settings_digest, spread, spread_text
-from .studies import Study, first_losses
+from .studies import Job, Study, first_losses, made_by
 from .toy_chapter import ToyResult, jobs
 
 MAIN = ("text", "code", "tuned")
@@ -201,12 +202,48 @@ def tidy(study: Study) -> list[dict[str, Any]]:
     return rows
 
 
-def kept_per_active(result: ToyResult, name: str) -> float:
-    """Returns the coefficients kept per sample over the circuits (inputs, or groups of them) active in a sample."""
-    job = jobs(result.settings)["main"]
-    active = [task.config.active(task.inputs).sum(1).float().mean() for task in job.tasks()]
-    config = result.settings.variants[name].config
-    return float(config.k_fraction * config.n_v / torch.stack(active).mean())
+def revival_table(result: ToyResult, n: int) -> pd.DataFrame:
+    """Returns `text` and `tuned` with and without the auxiliary loss for dead subnetworks, on the same targets."""
+    names, study = {"text": "text", "tuned": "tuned"}, result.studies.get("revival")
+    if study is None:  # A point of a sweep.
+        return settings_table(result.main.part(names), n)
+    shared = [seed for seed in study.seeds if seed in result.main.seeds]
+    both = result.main.part(names, shared).beside(study.part({name: name for name in study.names}, shared))
+    return settings_table(both, n, sorted(both.names))
+
+
+def mean_active(tasks: Sequence[toys.Task]) -> float:
+    """Returns how many circuits (inputs, or groups of them) are active in a sample, in the mean."""
+    return float(torch.cat([task.config.active(task.inputs).sum(1).float() for task in tasks]).mean())
+
+
+def kept_per_active(job: Job, name: str) -> float:
+    """Returns the coefficients that a job's variant keeps per sample over the circuits active in a sample."""
+    config = job.variants[name].config
+    return config.k_fraction * config.n_v / mean_active(job.tasks())
+
+
+def tuning_rows(job: Job, tuning: Study) -> list[dict[str, Any]]:
+    """Returns how many coefficients each candidate keeps per active circuit, and on how many targets all are found.
+
+    Args:
+        job: The job of the study, from which `tuned` was chosen.
+        tuning: Its measures.
+    """
+    rows, circuits = [], job.tasks()[0].config.n_groups
+    for name in tuning.names:
+        variant, found = job.variants[name], found_all(tuning, name, circuits)
+        config = variant.config
+        rows.append(
+            {
+                "candidate": name, "divergence": variant.divergence, "n_v": config.n_v, "k": config.k_fraction,
+                "per_active": round(kept_per_active(job, name), 4), "circuits": circuits,
+                "found": int(found.sum()), "targets": len(found),
+                "share": round(spread(live_share(tuning, name))["median"], 4),
+                "recon_sq": round(spread(error(tuning, name))["median"], 4),
+            }
+        )  # fmt: skip
+    return rows
 
 
 def common_numbers(result: ToyResult, n: int) -> dict[str, Any]:
@@ -231,14 +268,14 @@ def common_numbers(result: ToyResult, n: int) -> dict[str, Any]:
     for name in ("text", "code"):
         numbers[f"moves_{name}"] = most_moving(result, name)
     for name in ("text", "tuned"):
-        numbers[f"per_active_{name}"] = f"{kept_per_active(result, name):.2f}"
+        numbers[f"per_active_{name}"] = f"{kept_per_active(jobs(result.settings)['main'], name):.2f}"
     chosen = chosen_candidate(result.studies["tuning"], n)
     return numbers | {
         "n_trained": main.n_trained, "n_kept": len(main.seeds), "kept_seeds": ", ".join(map(str, main.seeds)),
         "shown_seed": main.seeds[0], "tuning_chosen": chosen,
         "tuning_found": of_n(found_all(result.studies["tuning"], chosen, n)),
         "epochs": result.settings.epochs,
-        "core_minutes": round(sum(s.facts["wall_seconds"] for s in result.studies.values()) / 60, 1),
+        "core_minutes": round(sum(s.facts["core_seconds"] for s in result.studies.values()) / 60, 1),
     }  # fmt: skip
 
 
@@ -246,14 +283,13 @@ def make_record(
     result: ToyResult, preset: str, numbers: dict[str, Any], claims: dict[str, dict[str, list]]
 ) -> dict[str, Any]:
     """Returns a chapter's record: glued numbers, claims, a tidy table, first losses and provenance (JSON-able)."""
-    seconds = {name: study.facts["wall_seconds"] for name, study in result.studies.items()}
-    facts = {name: value for name, value in result.main.facts.items() if name != "wall_seconds"}
     return {
         "preset": preset,
         "settings": settings_digest(result.settings),
         "numbers": numbers,
         "claims": claims,
         "table": tidy(result.main),
+        "tuning": tuning_rows(jobs(result.settings)["tuning"], result.studies["tuning"]),
         "first_losses": first_losses(result.studies),
-        "provenance": {**facts, "core_seconds": round(sum(seconds.values()), 1), "seconds": seconds},
+        "provenance": made_by(result.studies, result.main),
     }

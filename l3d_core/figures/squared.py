@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from .. import toys
 from .curves import plot_counts, plot_loss_curves
-from .interventions import plot_delta_grid, plot_pairs, plot_surface
+from .interventions import plot_delta_grid, plot_surface
 from .networks import plot_architecture, plot_networks
 from .style import GREY, VARIANT_COLOURS, WIDE, category, panel_grid, style
 from .subnetworks import model_panel, subnetwork_panels
@@ -150,20 +150,6 @@ def plot_moved(moved: Moves, deltas: tuple[float, ...], ratios: Tensor | None = 
     after = base + moved.change[:, :, :most].transpose(0, 1)
     relevant = moved.relevant.tolist()
     return plot_delta_grid(x, base, after, deltas, relevant, ratios=None if ratios is None else ratios.mT)
-
-
-def plot_two(changes: Tensor, deltas: tuple[float, ...], relevant: tuple[int, int], chosen: tuple[int, int],
-             n: int) -> Figure:  # fmt: skip
-    """Returns what steps along two subnetworks at once change (paper Fig. S5).
-
-    Args:
-        changes: See `chapters.landscape.pair_changes`.
-        deltas: The steps along either.
-        relevant: The relevant output of each.
-        chosen: Their numbers.
-        n: Samples behind the means.
-    """
-    return plot_pairs(changes, (deltas, deltas), relevant, subnetworks=chosen, n=n)
 
 
 def _by_target(seen: Seen, key: str, column: str, values: tuple[float, ...], name: str) -> list[dict[str, Any]]:
