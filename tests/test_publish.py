@@ -1,5 +1,7 @@
 """What the book is built from, and the checks of what was built: each finds the defect it is for."""
 
+import pathlib
+
 import nbformat
 import pytest
 import yaml
@@ -261,5 +263,5 @@ def test_the_time_of_chapters_is_told_by_what_it_was_spent_on(monkeypatch):
     facts = {"core_seconds": 22.0, "seconds": seconds, "torch": "2"}
     monkeypatch.setattr(pages.record, "read", lambda path: {"provenance": facts})
     monkeypatch.setattr(pages.experiments, "notebooks", lambda: ["one"])
-    lines = pages.hardware(Path()).splitlines()
+    lines = pages.hardware(pathlib.Path()).splitlines()
     assert lines[2:4] == ["| core-seconds | 22.0 |", "| of these for ablation, stability and settings | 6.0 |"]
