@@ -173,6 +173,10 @@ SETTINGS = {
             ),
             "elu": Extra({"text": SQUARED_VARIANTS["text"]}, EIGHT, toy="squared_elu"),
             "gelu": Extra({"code": SQUARED_VARIANTS["code"]}, EIGHT),
+            # Of fewer subnetworks none dies.
+            "revival": Extra(
+                variations.revived(variations.swept({"text": _SQUARED_SWEPT["text"]}, n_v=(10, 15))), EIGHT
+            ),
         },
         (2, 3), SQUARED_LENGTH,
     ),

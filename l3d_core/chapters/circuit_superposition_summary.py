@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from ..measures import overlap
+from .recovery import error, found_all, live, of_n
 from .statistics import spread_text
 from .studies import Study
 from .toy_chapter import ToyResult
-from .toy_summary import MAIN, common_numbers, error, found_all, live, make_record, of_n
+from .toy_summary import MAIN, common_numbers, make_record
 
 N = 10
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pandas as pd
 from torch import Tensor
 
+from .recovery import error
 from .statistics import spread_text
 from .toy_chapter import ToyResult
-from .toy_summary import error
 
 SPLIT = ("text", "tuned")
 

@@ -14,11 +14,12 @@ from ..gradients import divergence_gradients, side_by_side
 from ..l3d import L3DConfig
 from ..measures import agreement, effective_rank
 from .moves import shaped
+from .recovery import covered_with, error, found_all, live, of_n
 from .statistics import spread_text
 from .studies import Study
 from .toy_chapter import ToyResult
 from .toy_measures import fresh
-from .toy_summary import MAIN, common_numbers, covered_with, error, found_all, live, make_record, of_n
+from .toy_summary import MAIN, common_numbers, make_record
 
 N = 6
 RANKS = (1, 2, 3, 4, 5, 6)

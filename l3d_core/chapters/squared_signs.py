@@ -11,10 +11,10 @@ from .. import toys
 from ..divergences import resolve_divergence
 from ..gradients import divergence_gradients, side_by_side
 from ..measures import sign_split
+from .recovery import live
 from .studies import Study, Variant
 from .toy_chapter import ToyResult
 from .toy_measures import fresh
-from .toy_summary import live
 
 # A subnetwork serves one sign if less than a tenth of its impact is of the other.
 ONE_SIDED = (0.1, 0.9)

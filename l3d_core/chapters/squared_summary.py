@@ -14,12 +14,13 @@ from ..gradients import side_by_side
 from ..measures import effective_rank
 from .landscape import landscape, own_slopes
 from .moves import DELTAS, STEP, Moves, by_activity, cross_effect, linear_error, moves, pair, ratios, shaped, swing
+from .recovery import error, live, of_n
 from .squared_signs import sign_shares, split_features, task_of
 from .statistics import spread_text
 from .studies import Study
 from .toy_chapter import ToyResult
 from .toy_measures import layers
-from .toy_summary import MAIN, common_numbers, error, largest, live, make_record, of_n, switches_from
+from .toy_summary import MAIN, common_numbers, largest, make_record, switches_from
 
 N = 5
 N_V = (3, 5, 10, 15)

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from .. import toys
+from .recovery import error, found_all, of_n
 from .statistics import last_epochs, settings_digest, spread, spread_text
 from .studies import Study, first_losses, made_by
 from .superposition import SuperpositionResult, jobs
-from .toy_summary import error, found_all, kept_per_active, most_moving, of_n, tuning_rows
+from .toy_summary import kept_per_active, most_moving, tuning_rows
 
 
 def chosen_candidate(tuning: Study) -> str:

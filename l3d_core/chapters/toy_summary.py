@@ -7,48 +7,15 @@ from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor
 
 from .. import toys
 from ..measures import agreement
+from .recovery import error, found_all, live, live_share, of_n
 from .statistics import last_epochs, settings_digest, spread, spread_text
 from .studies import Job, Study, first_losses, made_by
 from .toy_chapter import ToyResult, jobs
 
 MAIN = ("text", "code", "tuned")
-
-
-def live(study: Study, name: str) -> Tensor:
-    """Returns which subnetworks were used in the last epoch, `[n_targets, n_v]`."""
-    return study.of("p_active", name) > 0
-
-
-def found_all(study: Study, name: str, n: int) -> Tensor:
-    """Returns on which targets every one of n features (or groups) is the top input of a live subnetwork."""
-    return study.of("covered", name).flatten() == n
-
-
-def live_share(study: Study, name: str, key: str = "share_in") -> Tensor:
-    """Returns the mean share of the live subnetworks of each target, `[n_targets]`."""
-    alive = live(study, name)
-    return (study.of(key, name) * alive).sum(1) / alive.sum(1).clamp_min(1)
-
-
-def covered_with(study: Study, name: str, n: int, share: float) -> Tensor:
-    """Returns on which targets each feature has a live subnetwork with at least such a share of it."""
-    good = live(study, name) & (study.of("share_in", name) >= share)
-    tops = [top[g].unique().numel() for top, g in zip(study.of("top_input", name), good, strict=True)]
-    return torch.tensor(tops) == n
-
-
-def error(study: Study, name: str) -> Tensor:
-    """Returns the mean error of the last 100 epochs of each target."""
-    return last_epochs(study.of("recon_sq", name))
-
-
-def of_n(values: Tensor) -> str:
-    """Returns 'k of n' for values that are true or false."""
-    return f"{int(values.sum())} of {values.numel()}"
 
 
 def chosen_candidate(tuning: Study, n: int) -> str:
@@ -203,12 +170,19 @@ def tidy(study: Study) -> list[dict[str, Any]]:
 
 
 def revival_table(result: ToyResult, n: int) -> pd.DataFrame:
-    """Returns `text` and `tuned` with and without the auxiliary loss for dead subnetworks, on the same targets."""
-    names, study = {"text": "text", "tuned": "tuned"}, result.studies.get("revival")
-    if study is None:  # A point of a sweep.
-        return settings_table(result.main.part(names), n)
-    shared = [seed for seed in study.seeds if seed in result.main.seeds]
-    both = result.main.part(names, shared).beside(study.part({name: name for name in study.names}, shared))
+    """Returns variants with and without the auxiliary loss for dead subnetworks, on the same targets.
+
+    One without is the main study's or, of a number of subnetworks of its own, another's; at a point of a sweep `text`
+    stands alone.
+    """
+    study = result.studies.get("revival")
+    if study is None:
+        return settings_table(result.main.part({"text": "text"}), n)
+    both = study
+    for name in dict.fromkeys(name.split(", revival")[0] for name in study.names):
+        [plain] = [other for other in (result.main, *result.studies.values()) if name in other.names][:1]
+        shared = [seed for seed in both.seeds if seed in plain.seeds]
+        both = both.part({name: name for name in both.names}, shared).beside(plain.part({name: name}, shared))
     return settings_table(both, n, sorted(both.names))
 
 

@@ -12,9 +12,10 @@ from matplotlib.figure import Figure
 
 from .. import toys
 from ..chapters.high_rank_summary import RANKS, SIZES, N, singular_ratios
+from ..chapters.recovery import error, found_all
 from ..chapters.studies import Study
 from ..chapters.toy_chapter import ToyResult
-from ..chapters.toy_summary import MAIN, error, found_all
+from ..chapters.toy_summary import MAIN
 from ..metrics import top_share
 from ..toy_training import GROUP
 from .curves import plot_counts, plot_loss_curves, plot_success
