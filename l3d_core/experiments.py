@@ -65,6 +65,7 @@ def _toy(toy: str, size: tuple[int, int], variants: dict[str, Variant], candidat
         "switches": Extra(variations.switches(variants["text"], variants["code"]), EIGHT),
         "again": Extra(variations.again(agreeing), EIGHT, directions=True),
         "nearby": Extra(variations.nearby(variants["tuned"], ranks), EIGHT, directions=True),
+        "revival": Extra(variations.revived(agreeing), tuple(range(16))),
         **variations.limits(agreeing, EIGHT),
         **extras,
     }
@@ -112,6 +113,7 @@ _SUPERPOSITION_MORE = ToySettings(
         "nearby": Extra(
             variations.nearby(SUPERPOSITION_VARIANTS["tuned"], (2,)), _SUPERPOSITION_EIGHT, directions=True
         ),
+        "revival": Extra(variations.revived(_SUPERPOSITION_AGREEING), _SUPERPOSITION_EIGHT),
         **variations.limits(_SUPERPOSITION_AGREEING, _SUPERPOSITION_EIGHT),
         "copies": Extra(
             {name: v._replace(config=replace(v.config, n_v=15)) for name, v in SUPERPOSITION_VARIANTS.items()},
@@ -173,10 +175,6 @@ SETTINGS = {
             ),
             "elu": Extra({"text": SQUARED_VARIANTS["text"]}, EIGHT, toy="squared_elu"),
             "gelu": Extra({"code": SQUARED_VARIANTS["code"]}, EIGHT),
-            # Of fewer subnetworks none dies.
-            "revival": Extra(
-                variations.revived(variations.swept({"text": _SQUARED_SWEPT["text"]}, n_v=(10, 15))), EIGHT
-            ),
         },
         (2, 3), SQUARED_LENGTH,
     ),

@@ -229,7 +229,7 @@ def test_the_presets_of_a_toy():
     assert (paper.variants, paper.seeds, paper.length, paper.epochs) == (variants, tuple(range(16)), 0.5, 1000)
     assert {key: extra.seeds for key, extra in paper.extras.items()} == {
         "tuning": tuple(range(1000, 1008)), "switches": tuple(range(8)), "again": tuple(range(8)),
-        "nearby": tuple(range(8)), "revival": tuple(range(8)), "longer": tuple(range(8)),
+        "nearby": tuple(range(8)), "revival": tuple(range(16)), "longer": tuple(range(8)),
         "full_rank": tuple(range(8)), "mine": (3, 4, 5),
     }  # fmt: skip
     assert paper.extras["mine"] == extra

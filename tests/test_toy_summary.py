@@ -295,16 +295,13 @@ def test_the_numbers_of_a_chapter():
 
 def test_the_table_of_revival():
     result = chapter()
-    assert list(toy_summary.revival_table(result, 5).index) == ["text"]
-    names = ("text, revival 1", "text, n_v 9, revival 1/32")
-    result.studies["revival"] = study_of((3, 7, 9), **{name: measures([0.1, 0.3, 0.8]) for name in names})
-    result.studies["n_v"] = study_of((0, 3, 7), **{"text, n_v 9": measures([0.5, 0.6, 0.8])})
+    assert list(toy_summary.revival_table(result, 5).index) == ["text", "tuned"]
+    result.studies["revival"] = study_of((3, 7, 9), **{"text, revival 1": measures([0.1, 0.3, 0.8])})
     table = toy_summary.revival_table(result, 5)
-    assert list(table.index) == ["text", "text, n_v 9", "text, n_v 9, revival 1/32", "text, revival 1"]
-    # Targets 3 and 7 alone are in all.
+    assert list(table.index) == ["text", "text, revival 1", "tuned"]
+    # Targets 3 and 7 alone are in both.
     assert table.loc["text", "recon_sq"] == "0.650 [0.400, 0.900], n = 2"
     assert table.loc["text, revival 1", "recon_sq"] == "0.200 [0.100, 0.300], n = 2"
-    assert table.loc["text, n_v 9", "recon_sq"] == "0.700 [0.600, 0.800], n = 2"
 
 
 def test_the_record_of_a_chapter():

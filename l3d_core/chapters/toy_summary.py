@@ -170,19 +170,12 @@ def tidy(study: Study) -> list[dict[str, Any]]:
 
 
 def revival_table(result: ToyResult, n: int) -> pd.DataFrame:
-    """Returns variants with and without the auxiliary loss for dead subnetworks, on the same targets.
-
-    One without is the main study's or, of a number of subnetworks of its own, another's; at a point of a sweep `text`
-    stands alone.
-    """
-    study = result.studies.get("revival")
-    if study is None:
-        return settings_table(result.main.part({"text": "text"}), n)
-    both = study
-    for name in dict.fromkeys(name.split(", revival")[0] for name in study.names):
-        [plain] = [other for other in (result.main, *result.studies.values()) if name in other.names][:1]
-        shared = [seed for seed in both.seeds if seed in plain.seeds]
-        both = both.part({name: name for name in both.names}, shared).beside(plain.part({name: name}, shared))
+    """Returns `text` and `tuned` with and without the auxiliary loss for dead subnetworks, on the same targets."""
+    names, study = {"text": "text", "tuned": "tuned"}, result.studies.get("revival")
+    if study is None:  # A point of a sweep.
+        return settings_table(result.main.part(names), n)
+    shared = [seed for seed in study.seeds if seed in result.main.seeds]
+    both = result.main.part(names, shared).beside(study.part({name: name for name in study.names}, shared))
     return settings_table(both, n, sorted(both.names))
 
 

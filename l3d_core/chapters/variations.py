@@ -72,13 +72,9 @@ def revived(variants: dict[str, Variant]) -> dict[str, Variant]:
 
 
 def limits(variants: dict[str, Variant], seeds: tuple[int, ...]) -> dict[str, Extra]:
-    """Returns studies of what may hold variants back: dead subnetworks, too few epochs, too low a rank."""
+    """Returns studies of what may hold variants back: too few epochs, too low a rank."""
     full = {name: v._replace(config=replace(v.config, rank=1.0)) for name, v in variants.items()}
-    return {
-        "revival": Extra(revived(variants), seeds),
-        "longer": Extra(variants, seeds, times=4),
-        "full_rank": Extra(full, seeds),
-    }
+    return {"longer": Extra(variants, seeds, times=4), "full_rank": Extra(full, seeds)}
 
 
 def swept(variants: dict[str, Variant], **values: tuple) -> dict[str, Variant]:
