@@ -247,12 +247,13 @@ def test_the_quick_preset_takes_the_targets_of_the_main_study_where_it_can():
         toy="superposition", size=(5, 2), variants={}, seeds=tuple(range(9)),
         extras={
             "all": Extra({}, tuple(range(9))), "odd": Extra({}, (1, 3, 5)), "tuning": Extra({}, (1000, 1001, 1002)),
+            "part": Extra({}, tuple(range(9)), everything=True),
         },
     )  # fmt: skip
     quick = variations.quick(settings, (2, 4))
     assert (quick.seeds, quick.epochs) == ((2, 4), 10)
     assert {key: extra.seeds for key, extra in quick.extras.items()} == {
-        "all": (2, 4), "odd": (1, 3), "tuning": (1000, 1001),
+        "all": (2,), "odd": (1, 3), "tuning": (1000, 1001), "part": (2, 4),
     }  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 
 from ..divergences import resolve_divergence
 from ..gradients import build_target, sample_gradients, target_outputs
-from ..l3d import L3DConfig, reconstruct
+from ..l3d import L3DConfig, batch_top_k
 from ..parallel import small_work
 from ..references import draw_partners, reference_outputs
 from ..runs import Run
@@ -75,11 +75,54 @@ def _start(config: L3DConfig, n_w: int, generators: list[torch.Generator], like:
     drawn = [torch.randn(2, config.n_v, n_w, generator=g, dtype=torch.float64) for g in generators]
     v_out, v_in = normalize(torch.stack(drawn, 1), dim=-1).to(like)
     v_in = v_out.clone() if config.encoder_init == "copy" else v_in.clone()
-    return v_in.requires_grad_(), v_out.clone().requires_grad_()
+    return v_in, v_out.clone()
+
+
+class Slopes(NamedTuple):
+    """The error of one batch of every run, and its derivatives.
+
+    Attributes:
+        recon_sq: Squared error ratio `[n_runs]`.
+        kept: Which coefficients were kept `[n_runs, n_s, n_v]`.
+        v_in: Derivative of the loss in V_in `[n_runs, n_v, n_w]`.
+        v_out: The same in V_out.
+    """
+
+    recon_sq: Tensor
+    kept: Tensor
+    v_in: Tensor
+    v_out: Tensor
+
+
+def slopes(g: Tensor, v_in: Tensor, v_out: Tensor, config: L3DConfig, dense: bool) -> Slopes:
+    """Returns the top-k reconstruction error of a batch of gradients and its derivatives (paper Eqs. 3-5).
+
+    With `r = g_hat - g` and c the derivative of the loss in `sum r^2`: `dV_out = 2 c z~^T r`, and
+    `dV_in = 2 c (r V_out^T, where kept)^T g`.
+
+    Args:
+        g: Gradients `[n_runs, n_s, n_w]`.
+        v_in: Encoder directions `[n_runs, n_v, n_w]`.
+        v_out: Decoder directions, the same shape.
+        config: Gives k and the loss.
+        dense: Keep every coefficient.
+    """
+    z = g @ v_in.mT
+    kept = torch.ones_like(z, dtype=torch.bool) if dense else batch_top_k(z, config.k_count(g.shape[-2]))
+    z_kept = z * kept
+    residual = torch.baddbmm(g, z_kept, v_out, beta=-1)
+    total = g.square().sum((1, 2))
+    inverse = torch.where(total > 0, total, 1).reciprocal()
+    recon_sq = residual.square().sum((1, 2)) * inverse
+    slope = 2 * inverse
+    if config.loss == "recon_norm":  # A batch that is rebuilt exactly has no slope to follow.
+        slope = torch.where(recon_sq > torch.finfo(g.dtype).tiny, 0.5 * recon_sq.rsqrt() * slope, 0)
+    pull = residual.mul_(slope[:, None, None])
+    return Slopes(recon_sq, kept, ((pull @ v_out.mT) * kept).mT @ g, z_kept.mT @ pull)
 
 
 def learn_dictionary(draw: Callable[[int], Tensor] | Tensor, config: L3DConfig, seeds: Sequence[int]) -> Dictionary:
-    """Returns directions learned as L3D learns them (paper Alg. 1), but of full rank and by automatic differentiation.
+    """Returns directions learned as L3D learns them (paper Alg. 1), but of full rank.
 
     Batch top-k, loss, optimiser, decay of the learning rate, dense epochs and the start of the encoder are the
     config's; rows of V_out have Euclidean length 1 after every step. Its rank, form, v_out_norm, reference and revival
@@ -103,28 +146,26 @@ def learn_dictionary(draw: Callable[[int], Tensor] | Tensor, config: L3DConfig, 
     n = g.shape[1]
     v_in, v_out = _start(config, g.shape[2], generators, g)
     optimiser = torch.optim.AdamW([v_in, v_out], weight_decay=config.weight_decay, fused=True)
-    records, run, step = [], torch.arange(len(seeds))[:, None], 0
+    records, run, step = [], torch.arange(len(seeds), device=g.device)[:, None], 0
     with small_work(g.device.type == "cpu" and len(seeds) * config.batch_size * g.shape[2] < SMALL):
         for epoch in range(config.epochs):
             g = _gradients(draw, epoch, len(seeds)) if epoch else g
             order = torch.stack([torch.randperm(n, generator=generator) for generator in generators])
-            batches = g[run.to(g.device), order.to(g.device)].split(config.batch_size, 1)
+            batches = order.to(g.device).split(config.batch_size, 1)
             recon_sq, kept = g.new_zeros(len(seeds)), g.new_zeros(len(seeds), config.n_v)
-            for batch in batches:
+            for samples in batches:
                 optimiser.param_groups[0]["lr"] = config.lr_at(epoch, step)
-                found = reconstruct(batch, v_in, v_out, config.k_count(batch.shape[1]), epoch < config.dense_epochs)
-                optimiser.zero_grad()
-                getattr(found, config.loss).sum().backward()
+                found = slopes(g[run, samples], v_in, v_out, config, epoch < config.dense_epochs)
+                v_in.grad, v_out.grad = found.v_in, found.v_out
                 optimiser.step()
-                with torch.no_grad():
-                    v_out.copy_(normalize(v_out, dim=-1))
-                    recon_sq += found.recon_sq
-                    kept += found.kept.sum(1)
+                v_out.copy_(normalize(v_out, dim=-1))
+                recon_sq += found.recon_sq
+                kept += found.kept.sum(1)
                 step += 1
             if not torch.isfinite(recon_sq).all():
                 raise FloatingPointError(f"a loss became NaN or infinite in epoch {epoch}; lower lr ({config.lr}).")
             records.append(recon_sq / len(batches))
-    return Dictionary(Directions(v_in.detach(), v_out.detach()), torch.stack(records, 1), kept / n)
+    return Dictionary(Directions(v_in, v_out), torch.stack(records, 1), kept / n)
 
 
 def _gradients(draw: Callable[[int], Tensor] | Tensor, epoch: int, n_runs: int) -> Tensor:

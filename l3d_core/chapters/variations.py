@@ -88,9 +88,18 @@ def swept(variants: dict[str, Variant], **values: tuple) -> dict[str, Variant]:
 
 
 def quick(settings: ToySettings, seeds: tuple[int, ...]) -> ToySettings:
-    """Returns the quick preset of a toy chapter: a few targets, ten epochs."""
-    extras = {
-        name: extra._replace(seeds=seeds if set(seeds) <= set(extra.seeds) else extra.seeds[: len(seeds)])
-        for name, extra in settings.extras.items()
-    }
+    """Returns the quick preset of a toy chapter: ten epochs, a few targets, one for what stands beside the main study.
+
+    Args:
+        settings: Those of the paper preset.
+        seeds: Targets of the main study; the others take the first of them, or else as many of their own.
+    """
+
+    def fewer(extra: Extra) -> tuple[int, ...]:
+        if not set(seeds) <= set(extra.seeds):
+            return extra.seeds[: len(seeds)]
+        # Where the toy is another one, its first target may not be kept.
+        return seeds if extra.everything or extra.toy else seeds[:1]
+
+    extras = {name: extra._replace(seeds=fewer(extra)) for name, extra in settings.extras.items()}
     return replace(settings, seeds=seeds, extras=extras, epochs=10)
