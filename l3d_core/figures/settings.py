@@ -21,14 +21,16 @@ def plot_kept(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     """
     with style():
         figure, (above, below) = plt.subplots(2, 1, figsize=(WIDE, 6.6), sharex=True)
-        for colour, (toy, own) in zip(CATEGORIES, rows.items(), strict=False):
+        for n, (colour, (toy, own)) in enumerate(zip(CATEGORIES, rows.items(), strict=False)):
+            # Later toys are drawn smaller, so that marks at the same place are all seen.
+            size = 8 + 2 * (len(rows) - 1 - n)
             for divergence, marker in MARKERS.items():
                 part = [row for row in own if row["divergence"] == divergence]
                 x = [row["per_active"] for row in part]
-                look = {"color": colour, "marker": marker, "ls": "", "ms": 8, "alpha": 0.75, "mec": "white"}
+                look = {"color": colour, "marker": marker, "ls": "", "ms": size, "alpha": 0.75, "mec": "white"}
                 above.plot(x, [row["found"] / row["targets"] for row in part], **look)
                 below.plot(x, [row["share"] for row in part], **look)
-            above.plot([], [], color=colour, marker="s", ls="", label=toy)
+            above.plot([], [], color=colour, marker="s", ls="", ms=size, label=toy)
         for name, marker in zip(("true mse", "half reference"), MARKERS.values(), strict=True):
             above.plot([], [], color=GREY, marker=marker, ls="", label=name)
         for ax in (above, below):
