@@ -66,8 +66,8 @@ def _parser() -> argparse.ArgumentParser:
     sweep.set_defaults(command=_sweep)
     for parser_of_runs in (run, sweep):
         _add_run_options(parser_of_runs)
-    targets = commands.add_parser("targets", help="train the shipped toy targets anew")
-    targets.add_argument("names", nargs="*", metavar="NAME", help="such as squared_5-10; none for all")
+    targets = commands.add_parser("targets", help="train the shipped targets anew")
+    targets.add_argument("names", nargs="*", metavar="NAME", help="such as squared_5-10; none for all toys")
     targets.add_argument("--output", type=Path, metavar="DIR", help="where they go (default: into the package)")
     targets.set_defaults(command=_targets)
     commands.add_parser("book", help="build the book").set_defaults(command=_book)

@@ -19,7 +19,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb")) + sorted((ROOT / "book" / "results").glob("*.ipynb"))
 
 # Each group may import the groups before it; leaves import nothing of the package.
-LEAVES = ("artifacts", "record", "checks", "checkpoints", "parallel", "pretrained")
+LEAVES = ("artifacts", "record", "checks", "checkpoints", "parallel", "hub")
 ORDER = (
     ("divergences", "references"),
     ("gradients",),
@@ -40,6 +40,8 @@ ORDER = (
     ("toy_training",),
     ("toys",),
     ("measures",),
+    ("pretrained",),
+    ("vision_training",),
     ("targets",),
     ("baselines",),
     ("chapters",),
@@ -150,7 +152,7 @@ def test_the_package_is_small():
     # subnetworks: twice as much as a step that forms all and leaves the derivatives to autograd.
     assert mathematics <= 4100
     # Chapters and their figures grow with what is shown; each module of theirs is short.
-    assert rest <= 8500
+    assert rest <= 9500
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))

@@ -1,0 +1,182 @@
+"""Models and data by hub id: from a folder laid out as the hub is, and what is said when something is missing."""
+
+import io
+import json
+
+import numpy
+import pandas as pd
+import pyarrow
+import pytest
+import torch
+from PIL import Image
+from pyarrow import parquet
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from l3d_core import hub as hub_data
+from l3d_core import pretrained
+
+WORDS = ["<end>", "<unk>", "a", "b", "c", "d"]
+TEXTS = ["a b c", "d a", "b b b b"]
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A folder with a language model of six words without a padding token, texts, and images of two classes."""
+    monkeypatch.setenv("L3D_HUB", str(tmp_path))
+    sizes = dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2)
+    torch.manual_seed(0)
+    LlamaForCausalLM(LlamaConfig(vocab_size=6, **sizes)).save_pretrained(tmp_path / "me" / "words")
+    words = Tokenizer(WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
+    words.pre_tokenizer = WhitespaceSplit()
+    PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>", unk_token="<unk>").save_pretrained(
+        tmp_path / "me" / "words"
+    )
+    folder = tmp_path / "me" / "texts" / "data"
+    folder.mkdir(parents=True)
+    for i, text in enumerate(TEXTS):
+        pd.DataFrame({"text": [text]}).to_parquet(folder / f"train-{i:05}-of-00003.parquet")
+    pd.DataFrame({"text": ["d d d"]}).to_parquet(folder / "validation-00000-of-00001.parquet")
+    save_images(tmp_path / "me" / "images")
+    return tmp_path
+
+
+def save_images(folder, sizes=((4, 4), (4, 4), (4, 4)), column="img", names=("cat", "dog")):
+    """Three images, of which the last is grey, with labels 0, 1, 1."""
+    folder.mkdir(parents=True)
+    rows = []
+    for i, size in enumerate(sizes):
+        shape = size if i == 2 else (*size, 3)
+        file = io.BytesIO()
+        Image.fromarray(numpy.full(shape, 10 * i + 5, dtype="uint8")).save(file, "PNG")
+        rows.append({"bytes": file.getvalue(), "path": None})
+    table = pyarrow.table({column: rows, "label": [0, 1, 1]})
+    if names:
+        facts = {"info": {"features": {"label": {"names": list(names)}}}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps(facts)})
+    parquet.write_table(table, folder / "train-00000-of-00001.parquet")
+
+
+# --- language ---------------------------------------------------------------------------------------------------
+
+
+def test_a_language_model_comes_from_the_folder(hub):
+    model, tokenizer = pretrained.load_language_model("me/words")
+    assert not model.training and model.dtype == torch.float32
+    assert tokenizer.decode([2, 3]).split() == ["a", "b"] and tokenizer.pad_token is None
+    assert model(torch.tensor([[2, 3]])).logits.shape == (1, 2, 6)
+
+
+def test_windows_start_anywhere_in_the_joined_texts(hub):
+    _, tokenizer = pretrained.load_language_model("me/words")
+    whole = [2, 3, 4, 0, 5, 2, 0, 3, 3, 3, 3, 0]  # Each text, then the end.
+    found = hub_data.load_texts("me/texts", "train", tokenizer, n=200, n_positions=5)
+    windows = {tuple(whole[i : i + 5]) for i in range(8)}
+    assert found.inputs.shape == (200, 5) and {tuple(row) for row in found.inputs.tolist()} == windows
+    again = hub_data.load_texts("me/texts", "train", tokenizer, n=200, n_positions=5)
+    other = hub_data.load_texts("me/texts", "train", tokenizer, n=200, n_positions=5, seed=1)
+    assert found.inputs.equal(again.inputs) and not found.inputs.equal(other.inputs)
+
+
+def test_texts_of_one_split_and_no_more_than_asked_for(hub):
+    _, tokenizer = pretrained.load_language_model("me/words")
+    first = hub_data.load_texts("me/texts", "train", tokenizer, n=3, n_positions=4, rows=1)
+    assert first.inputs.tolist() == [[2, 3, 4, 0]] * 3
+    held_out = hub_data.load_texts("me/texts", "validation", tokenizer, n=1, n_positions=4)
+    assert held_out.inputs.tolist() == [[5, 5, 5, 0]]
+
+
+def test_no_file_is_read_beyond_the_rows_wanted(hub):
+    (hub / "me" / "texts" / "data" / "train-00002-of-00003.parquet").write_text("not parquet")
+    assert list(hub_data.load_table("me/texts", "train", 2)["text"]) == TEXTS[:2]
+
+
+def test_texts_that_cannot_be_cut(hub):
+    _, tokenizer = pretrained.load_language_model("me/words")
+    with pytest.raises(ValueError, match="have 4 tokens together; expected at least one window of 5"):
+        hub_data.load_texts("me/texts", "train", tokenizer, n=1, n_positions=5, rows=1)
+    with pytest.raises(ValueError, match=r"no column 'story'; expected one of \['text'\]"):
+        hub_data.load_texts("me/texts", "train", tokenizer, n=1, column="story")
+
+
+# --- images -----------------------------------------------------------------------------------------------------
+
+
+def test_images_with_their_classes(hub):
+    found = hub_data.load_images("me/images", "train")
+    assert found.pixels.shape == (3, 3, 4, 4) and found.pixels.dtype == torch.uint8
+    # The grey one has three equal channels.
+    assert found.pixels.flatten(1).float().mean(1).tolist() == [5, 15, 25]
+    assert (found.labels.tolist(), found.names) == ([0, 1, 1], ["cat", "dog"])
+    assert len(hub_data.load_images("me/images", "train", 2).labels) == 2
+
+
+def test_images_as_other_datasets_name_them(hub):
+    save_images(hub / "me" / "other", column="image", names=None)
+    assert hub_data.load_images("me/other", "train").names == ["0", "1"]
+
+
+def test_images_that_cannot_be_stacked_or_found(hub):
+    save_images(hub / "me" / "sizes", sizes=((4, 4), (4, 5), (4, 4)))
+    with pytest.raises(ValueError, match="several sizes; expected one"):
+        hub_data.load_images("me/sizes", "train")
+    with pytest.raises(ValueError, match="expected 'img' or 'image'"):
+        hub_data.load_images("me/texts", "train")
+
+
+def test_images_are_normalised_by_hand():
+    pixels = torch.tensor([0, 255, 51]).view(1, 3, 1, 1).expand(1, 3, 2, 2).to(torch.uint8)
+    found = hub_data.normalised(pixels, 2)
+    expected = [(0 - 0.485) / 0.229, (1 - 0.456) / 0.224, (0.2 - 0.406) / 0.225]
+    assert found[0, :, 0, 0].tolist() == pytest.approx(expected, rel=1e-6)
+    # A constant image stays one at another size.
+    assert hub_data.normalised(pixels, 5).shape == (1, 3, 5, 5)
+    assert hub_data.normalised(pixels, 5)[0, :, 4, 4].tolist() == pytest.approx(expected, rel=1e-5)
+
+
+# --- what is missing --------------------------------------------------------------------------------------------
+
+
+def test_the_folder_goes_before_the_hub(hub, monkeypatch):
+    assert hub_data.local_folder("me/words") == hub / "me" / "words"
+    assert hub_data.local_folder("me/nothing") is None
+    monkeypatch.delenv("L3D_HUB")
+    assert hub_data.local_folder("me/words") is None
+    monkeypatch.setenv("L3D_HUB", str(hub / "absent"))
+    with pytest.raises(ValueError, match="L3D_HUB is .*absent', which is no folder"):
+        hub_data.load_table("me/texts", "train")
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_without_a_folder_or_a_network(hub, monkeypatch, named):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    if not named:
+        monkeypatch.delenv("L3D_HUB")
+    looked = r"L3D_HUB \(.*\) does not hold it" if named else "L3D_HUB is not set"
+    with pytest.raises(OSError, match=f"the dataset 'me/absent' cannot be loaded: {looked}"):
+        hub_data.load_table("me/absent", "train")
+    with pytest.raises(OSError, match=f"the language model 'me/absent' cannot be loaded: {looked}"):
+        pretrained.load_language_model("me/absent")
+
+
+def test_a_split_that_is_not_there(hub):
+    with pytest.raises(
+        ValueError, match=r"no split 'test' in parquet files; expected one of \['train', 'validation'\]"
+    ):
+        hub_data.load_table("me/texts", "test")
+
+
+@pytest.mark.parametrize(
+    ("module", "call", "words"),
+    [
+        ("transformers", lambda: pretrained.load_language_model("me/words"), "pip install transformers"),
+        ("pyarrow", lambda: hub_data.load_table("me/texts", "train"), "pip install pyarrow"),
+    ],
+)
+def test_a_library_that_is_not_installed(hub, monkeypatch, module, call, words):
+    monkeypatch.setitem(__import__("sys").modules, module, None)
+    with pytest.raises(ImportError, match=words):
+        call()
