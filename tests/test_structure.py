@@ -34,6 +34,7 @@ ORDER = (
     ("streams",),
     ("batches",),
     ("training",),
+    ("sharing",),
     ("metrics",),
     ("intervention",),
     ("toy_models",),
