@@ -126,11 +126,12 @@ def _of_split(names: Sequence[str], hub_id: str, split: str) -> list[str]:
 
 def load_texts(
     data_id: str, split: str, tokenizer: Any, *, n: int, n_positions: int = 16, seed: int = 0,
-    rows: int | None = None, column: str = "text",
+    rows: int | None = None, column: str = "text", apart: bool = False,
 ) -> Tokens:  # fmt: skip
-    """Returns windows of texts, drawn with replacement, wherever they start (paper App. B.4; windows as the code's).
+    """Returns windows of texts (paper App. B.4), as the authors' code drew them: with replacement, from any start.
 
-    The texts are joined, each followed by the end-of-sequence token if the tokenizer has one, and cut into windows
+    Such windows overlap. To judge by, take them `apart`, or the same words count several times among the samples that a
+    subnetwork affects most. The texts are joined, each followed by the end-of-sequence token if the tokenizer has one, and cut into windows
     without padding, so that no padding token is needed.
 
     Args:
@@ -142,9 +143,11 @@ def load_texts(
         seed: Seeds the draw.
         rows: Texts to draw from, the first ones; None for all.
         column: Where the texts stand.
+        apart: Draw without replacement from windows that do not overlap.
 
     Raises:
-        ValueError: No such column, or texts shorter than one window together; and see `load_table`.
+        ValueError: No such column, or texts shorter than one window together, or than n windows apart; and see
+            `load_table`.
     """
     table = load_table(data_id, split, rows)
     if column not in table.columns:
@@ -159,7 +162,13 @@ def load_texts(
             f"the {len(table)} texts of {data_id} ({split}) have {len(ids)} tokens together; expected at least one "
             f"window of {n_positions}. Take more rows, or fewer positions."
         )
-    starts = torch.randint(len(ids) - n_positions + 1, (n, 1), generator=torch.Generator().manual_seed(seed))
+    generator, most = torch.Generator().manual_seed(seed), len(ids) // n_positions
+    if apart and n > most:
+        raise ValueError(f"n is {n}; expected at most the {most} windows of {data_id} ({split}) that do not overlap.")
+    if apart:
+        starts = n_positions * torch.randperm(most, generator=generator)[:n, None]
+    else:
+        starts = torch.randint(len(ids) - n_positions + 1, (n, 1), generator=generator)
     return Tokens(torch.tensor(ids)[starts + torch.arange(n_positions)], tokenizer)
 
 

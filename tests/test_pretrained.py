@@ -80,6 +80,17 @@ def test_windows_start_anywhere_in_the_joined_texts(hub):
     assert found.inputs.equal(again.inputs) and not found.inputs.equal(other.inputs)
 
 
+def test_windows_apart_do_not_overlap(hub):
+    _, tokenizer = pretrained.load_language_model("me/words")
+    options = {"n_positions": 5, "apart": True}
+    found = hub_data.load_texts("me/texts", "train", tokenizer, n=2, **options).inputs.tolist()
+    assert sorted(found) == [[2, 3, 4, 0, 5], [2, 0, 3, 3, 3]]  # Of twelve tokens two are left over.
+    ones = [hub_data.load_texts("me/texts", "train", tokenizer, n=1, seed=seed, **options) for seed in range(9)]
+    assert {int(one.inputs[0, 4]) for one in ones} == {5, 3}
+    with pytest.raises(ValueError, match="n is 3; expected at most the 2 windows .* that do not overlap"):
+        hub_data.load_texts("me/texts", "train", tokenizer, n=3, **options)
+
+
 def test_texts_of_one_split_and_no_more_than_asked_for(hub):
     _, tokenizer = pretrained.load_language_model("me/words")
     first = hub_data.load_texts("me/texts", "train", tokenizer, n=3, n_positions=4, rows=1)
