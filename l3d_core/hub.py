@@ -131,8 +131,8 @@ def load_texts(
     """Returns windows of texts (paper App. B.4), as the authors' code drew them: with replacement, from any start.
 
     Such windows overlap. To judge by, take them `apart`, or the same words count several times among the samples that a
-    subnetwork affects most. The texts are joined, each followed by the end-of-sequence token if the tokenizer has one, and cut into windows
-    without padding, so that no padding token is needed.
+    subnetwork affects most. The texts are joined, each followed by the end-of-sequence token if the tokenizer has one,
+    and cut into windows without padding, so that no padding token is needed.
 
     Args:
         data_id: Hub id of the dataset.
