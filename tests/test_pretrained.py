@@ -1,62 +1,19 @@
 """Models and data by hub id: from a folder laid out as the hub is, and what is said when something is missing."""
 
-import io
-import json
-
-import numpy
-import pandas as pd
-import pyarrow
 import pytest
 import torch
-from PIL import Image
-from pyarrow import parquet
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import WhitespaceSplit
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from hub_cases import TEXTS, make_hub, save_images
 
 from l3d_core import hub as hub_data
 from l3d_core import pretrained
 
-WORDS = ["<end>", "<unk>", "a", "b", "c", "d"]
-TEXTS = ["a b c", "d a", "b b b b"]
-
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """A folder with a language model of six words without a padding token, texts, and images of two classes."""
+    """A folder as the hub, see `make_hub`."""
     monkeypatch.setenv("L3D_HUB", str(tmp_path))
-    sizes = dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2)
-    torch.manual_seed(0)
-    LlamaForCausalLM(LlamaConfig(vocab_size=6, **sizes)).save_pretrained(tmp_path / "me" / "words")
-    words = Tokenizer(WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
-    words.pre_tokenizer = WhitespaceSplit()
-    PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>", unk_token="<unk>").save_pretrained(
-        tmp_path / "me" / "words"
-    )
-    folder = tmp_path / "me" / "texts" / "data"
-    folder.mkdir(parents=True)
-    for i, text in enumerate(TEXTS):
-        pd.DataFrame({"text": [text]}).to_parquet(folder / f"train-{i:05}-of-00003.parquet")
-    pd.DataFrame({"text": ["d d d"]}).to_parquet(folder / "validation-00000-of-00001.parquet")
-    save_images(tmp_path / "me" / "images")
+    make_hub(tmp_path)
     return tmp_path
-
-
-def save_images(folder, sizes=((4, 4), (4, 4), (4, 4)), column="img", names=("cat", "dog")):
-    """Three images, of which the last is grey, with labels 0, 1, 1."""
-    folder.mkdir(parents=True)
-    rows = []
-    for i, size in enumerate(sizes):
-        shape = size if i == 2 else (*size, 3)
-        file = io.BytesIO()
-        Image.fromarray(numpy.full(shape, 10 * i + 5, dtype="uint8")).save(file, "PNG")
-        rows.append({"bytes": file.getvalue(), "path": None})
-    table = pyarrow.table({column: rows, "label": [0, 1, 1]})
-    if names:
-        facts = {"info": {"features": {"label": {"names": list(names)}}}}
-        table = table.replace_schema_metadata({"huggingface": json.dumps(facts)})
-    parquet.write_table(table, folder / "train-00000-of-00001.parquet")
 
 
 # --- language ---------------------------------------------------------------------------------------------------
@@ -95,7 +52,7 @@ def test_texts_of_one_split_and_no_more_than_asked_for(hub):
     _, tokenizer = pretrained.load_language_model("me/words")
     first = hub_data.load_texts("me/texts", "train", tokenizer, n=3, n_positions=4, rows=1)
     assert first.inputs.tolist() == [[2, 3, 4, 0]] * 3
-    held_out = hub_data.load_texts("me/texts", "validation", tokenizer, n=1, n_positions=4)
+    held_out = hub_data.load_texts("me/texts", "validation", tokenizer, n=1, n_positions=4, rows=1)
     assert held_out.inputs.tolist() == [[5, 5, 5, 0]]
 
 
