@@ -19,12 +19,12 @@ from ..metrics import gradient_reconstruction
 from ..parallel import run_jobs
 from ..pretrained import load_language_model, load_vision_model
 from ..runs import Run
+from ..sharing import HISTORY
 from ..training import L3D, History, fit
 from ..tucker import Layout, TuckerDirections, resolve_ranks
 from .studies import config_facts
 
 DIVERGENCE = "kl"
-HISTORY = ("recon_sq", "recon_norm", "p_active", "first_losses")
 
 
 class Subject(NamedTuple):
