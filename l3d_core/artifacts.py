@@ -24,8 +24,9 @@ __version__ = "0.1.0"
 _HERE = Path(__file__).parent
 # Modules that show, list, check or publish results and have no part in computing them, or in some only.
 _BESIDE_RESULTS = ("__init__", "__main__", "artifacts", "baselines", "chapters", "check", "claim_list", "claims", "cli",
-                   "exhibits", "experiments", "figures", "hub", "measures", "pages", "pretrained", "publish", "record",
-                   "runner", "sharing", "sweep", "targets", "vision_training")  # fmt: skip
+                   "exhibits", "experiments", "figures", "hub", "measures", "pages", "pretrained", "publish",
+                   "real_experiments", "record", "runner", "sharing", "sweep", "targets",
+                   "vision_training")  # fmt: skip
 
 
 def code_digest(also: Sequence[str] = ()) -> str:

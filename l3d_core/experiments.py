@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from . import toys
+from . import real_experiments, toys
 from .chapters import superposition, toy_chapter, variations
-from .chapters.real_models import Language, Vision
+from .chapters.real_chapter import RealSettings
 from .chapters.studies import Variant
 from .chapters.superposition import SuperpositionSettings
 from .chapters.toy_chapter import Extra, ToySettings
@@ -181,33 +181,7 @@ SETTINGS = {
     ),
 }  # fmt: skip
 
-# App. B.4, by name: a tenth of each axis, rounded in the paper's way.
-LANGUAGE_RANKS = {"*.weight": (25, 25), "*.bias": 25}
-VISION_RANKS = {
-    "*.block.0.0.weight": (12, 4, 1, 1), "*.block.1.0.weight": (12, 1, 5, 5), "*.fc1.weight": (3, 12, 1, 1),
-    "*.fc2.weight": (12, 3, 1, 1), "*.block.3.0.weight": (4, 12, 1, 1), "*.fc1.bias": 3, "*.block.3.1.*": 4, "*": 12,
-}  # fmt: skip
-# What the paper decomposed, and what stands in for it where there is no network.
-LANGUAGE = Language(model_id="roneneldan/TinyStories-8M", parameters="transformer.h.4.attn.attention.*")
-LANGUAGE_OFFLINE = Language(model_id="karpathy/stories260K", parameters="model.layers.2.self_attn.*")
-VISION = Vision(weights="IMAGENET1K_V1", data_id="uoft-cs/cifar100", size=224)
-VISION_OFFLINE = Vision(
-    weights=toys.WEIGHTS / "mobilenet_v3_small_cifar10.safetensors", data_id="uoft-cs/cifar10", size=64
-)
-# App. B.4 and section 3.5.1; the batches are those of the authors' code, of which the paper says nothing.
-_REAL_TEXT = L3DConfig(
-    n_v=100, rank=LANGUAGE_RANKS, k_fraction=0.1, epochs=100, batch_size=16, lr=0.005, lr_decay=0.8,
-    lr_decay_every_epochs=10,
-)  # fmt: skip
-# The code's learning rates stay as they are for all 100 epochs.
-_REAL_CODE = replace(
-    _REAL_TEXT, loss="recon_sq", k_extra=1, v_out_norm="tensor_sum", dense_epochs=11, weight_decay=0.0, lr_decay=1.0
-)
-LANGUAGE_VARIANTS = {"text": _REAL_TEXT, "code": replace(_REAL_CODE, lr=0.001)}
-VISION_VARIANTS = {
-    name: replace(config, rank=VISION_RANKS, batch_size=32)
-    for name, config in (("text", _REAL_TEXT), ("code", _REAL_CODE))
-}
+SETTINGS |= real_experiments.SETTINGS
 
 NOTEBOOKS = ("01_superposition", "02_circuit_superposition", "03_high_rank", "04_squared")
 # The module that computes each notebook's results.
@@ -227,7 +201,7 @@ def built(exhibit: Exhibit) -> bool:
     return exhibit.notebook in NOTEBOOKS
 
 
-def settings(notebook: str, preset: str) -> SuperpositionSettings | ToySettings:
+def settings(notebook: str, preset: str) -> SuperpositionSettings | ToySettings | RealSettings:
     """Returns the settings of a notebook's preset.
 
     Args:

@@ -4,9 +4,9 @@ import pytest
 import torch
 from transformers import GPTNeoConfig, GPTNeoForCausalLM
 
-from l3d_core import Run, experiments, fit, gradient_reconstruction
-from l3d_core.experiments import LANGUAGE, LANGUAGE_VARIANTS, VISION, VISION_VARIANTS
+from l3d_core import Run, fit, gradient_reconstruction, real_experiments
 from l3d_core.pretrained import make_network
+from l3d_core.real_experiments import LANGUAGE, LANGUAGE_VARIANTS, VISION, VISION_VARIANTS
 
 LANGUAGE_EXPECTED = {
     f"transformer.h.4.attn.attention.{name}": (25, 25)
@@ -69,6 +69,7 @@ def test_what_text_and_code_say_of_the_schedule():
 
 
 def test_what_stands_in_for_them_is_decomposed_alike():
-    assert experiments.VISION_OFFLINE.parameters == VISION.parameters and experiments.VISION_OFFLINE.weights.exists()
+    offline = real_experiments.VISION_OFFLINE
+    assert offline.parameters == VISION.parameters and offline.weights.exists()
     assert (LANGUAGE.n, LANGUAGE.n_positions, VISION.n) == (10_000, 16, 10_000)
-    assert experiments.LANGUAGE_OFFLINE.data_id == LANGUAGE.data_id
+    assert real_experiments.LANGUAGE_OFFLINE.data_id == LANGUAGE.data_id

@@ -48,6 +48,7 @@ ORDER = (
     ("chapters",),
     ("figures",),
     ("claim_list", "exhibits"),
+    ("real_experiments",),
     ("experiments",),
     ("claims",),
     ("check", "pages", "publish", "runner", "sweep"),
