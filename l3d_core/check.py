@@ -12,6 +12,7 @@ from .chapters.statistics import settings_digest
 from .chapters.studies import fit_job
 from .claims import CLAIMS, ledger
 from .publish import toc_pages
+from .real_experiments import missing_data
 from .runner import incomplete
 from .streams import FIRST_LOSSES
 
@@ -32,7 +33,10 @@ def check_all(root: Path, progress: bool = False) -> list[str]:
             problems.append(f"{name} has no full run; run l3d run {name} --preset paper.")
             continue
         found = check_result(root / "notebooks" / f"{name}.ipynb", path, name)
-        if not found:
+        missing = missing_data(name)
+        if missing and progress:
+            print(f"{name}: first losses not recomputed for want of {' and '.join(missing)}, see L3D_HUB")
+        if not found and not missing:
             if progress:
                 print(f"{name}: recomputing the first losses of its runs")
             found = check_losses(name, record.read(path))

@@ -31,11 +31,15 @@ SUBJECTS = {
     "02_circuit_superposition": "Circuit superposition",
     "03_high_rank": "Circuits of higher rank",
     "04_squared": "The squaring network",
+    "05_language_model": "A language model, another one than the paper's",
+    "06_vision": "A vision model, with other weights than the paper's",
 }
 _TMS = {"notebook": "01_superposition"}
 _TMCS = {"notebook": "02_circuit_superposition"}
 _HIGH = {"notebook": "03_high_rank"}
 _SQUARED = {"notebook": "04_squared"}
+_LANGUAGE = {"notebook": "05_language_model"}
+_VISION = {"notebook": "06_vision"}
 
 CLAIMS = (
     Claim(
@@ -208,5 +212,27 @@ CLAIMS = (
         id="squared-hidden", figure="draft-hidden", place="the draft, section 3.4", **_SQUARED,
         statement="With the hidden layers' part of a subnetwork alone, the relevant output still moves at least 3 "
         "times as much as the mean of the others for most live subnetworks.",
+    ),
+    Claim(
+        id="lm-recon", figure="lm-errors", place="section 3.5.1", paper="lm_recon", tolerance=0.04, **_LANGUAGE,
+        statement="The reconstruction error (recon_sq of the last epoch) of 100 subnetworks is 40 %.",
+    ),
+    Claim(
+        id="lm-meaning", figure="lm-coherence-figure", place="section 3.5.1", **_LANGUAGE,
+        statement="Most subnetworks mean something: the top samples of a live one share their next or their last token "
+        "more often than those of 95 % of random directions do.",
+    ),
+    Claim(
+        id="vision-recon", figure="vision-errors", place="section 3.5.2", paper="vision_recon", tolerance=0.04,
+        **_VISION, statement="The reconstruction error (recon_sq of the last epoch) of 100 subnetworks is 23 %.",
+    ),
+    Claim(
+        id="vision-dead", figure="vision-activity", place="section 3.5.2", paper="vision_dead", tolerance=0.1,
+        **_VISION, statement="40 % of the subnetworks are dead.",
+    ),
+    Claim(
+        id="vision-meaning", figure="vision-coherence-figure", place="section 3.5.2", **_VISION,
+        statement="Subnetworks recognise things: the top images of a live one share their class, or being animals or "
+        "vehicles, more often than those of 95 % of random directions do.",
     ),
 )  # fmt: skip

@@ -135,6 +135,7 @@ def state(root: Path, name: str) -> str:
 def _run(options: argparse.Namespace) -> int:
     root = project_root()
     names = check_names(options.names, options.all)
+    names = [name for name in names if not (options.all and _lacks_data(name))]
     overrides = parse_overrides(options.overrides)
     if options.output and len(names) > 1:
         raise ValueError(f"--output names one file for {len(names)} notebooks; run them one by one.")
@@ -149,6 +150,17 @@ def _run(options: argparse.Namespace) -> int:
             run_notebook(source, target, parameters, in_place=options.in_place)
             print(os.path.relpath(target))
     return 0
+
+
+def _lacks_data(name: str) -> bool:
+    """Returns whether data that a notebook needs are not at hand, and says so; asked for by name it may fetch them."""
+    from .real_experiments import missing_data
+
+    missing = missing_data(name)
+    if missing:
+        what = f"{name} skipped: L3D_HUB does not hold {' and '.join(missing)}"
+        print(f"{what}. The committed run stays in the book; set L3D_HUB, or run it by name with a network.")
+    return bool(missing)
 
 
 def _sweep(options: argparse.Namespace) -> int:

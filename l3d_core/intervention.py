@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor
-from torch.func import functional_call, vjp
+from torch.func import functional_call, jvp, vjp
 
 from .gradients import build_target, check_inputs, model_outputs, sample_gradients, target_outputs
 from .references import draw_partners, reference_outputs
@@ -201,8 +202,13 @@ def output_gradients(l3d: L3D, subnetwork: int, inputs: Tensor, *, probabilities
         return out.softmax(-1) if probabilities else out
 
     # J v as the derivative of u -> J^T u along v: reverse mode alone, which more operations have than forward mode.
-    _, back = vjp(lambda u: vjp(outputs, w0)[1](u)[0], torch.zeros_like(outputs(w0)))
-    return back(v)[0].detach()
+    try:
+        _, back = vjp(lambda u: vjp(outputs, w0)[1](u)[0], torch.zeros_like(outputs(w0)))
+        return back(v)[0].detach()
+    except RuntimeError:  # Some, such as hardsigmoid, have a forward derivative and no second one backwards.
+        with warnings.catch_warnings():  # torch warns of its own use of what it is about to drop.
+            warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
+            return jvp(outputs, (w0,), (v,))[1].detach()
 
 
 def top_outputs(gradients: Tensor, n: int = 5, *, signed: bool = False) -> Tensor:

@@ -77,6 +77,17 @@ def test_all_runs_the_manifest(runs, monkeypatch, checkout):
     assert [source.stem for source, *_ in runs] == ["tiny", "more"]
 
 
+def test_all_leaves_out_what_has_no_data_and_says_so(runs, monkeypatch, checkout, capsys):
+    monkeypatch.delenv("L3D_HUB", raising=False)
+    monkeypatch.setattr(experiments, "NOTEBOOKS", ("06_vision", "tiny"))
+    write(checkout / "notebooks" / "06_vision.ipynb", tiny())
+    assert cli.main(["run", "--all"]) == 0
+    assert [source.stem for source, *_ in runs] == ["tiny"]
+    assert "06_vision skipped: L3D_HUB does not hold uoft-cs/cifar10." in capsys.readouterr().out
+    assert cli.main(["run", "06_vision"]) == 0  # By its name it may fetch them.
+    assert [source.stem for source, *_ in runs] == ["tiny", "06_vision"]
+
+
 def test_override_values():
     pairs = ["a=1e-3", "b=true", "c=[1, x]", "d=word", "e='1'", "f=(1, 2)", "g=x=y", "h="]
     expected = {"a": 0.001, "b": True, "c": [1, "x"], "d": "word", "e": "1", "f": (1, 2), "g": "x=y", "h": None}

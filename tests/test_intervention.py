@@ -349,3 +349,21 @@ def test_top_outputs_oracle(signed):
             values = gradients[i, p].tolist()
             ranked = sorted(range(7), key=lambda o: -(values[o] if signed else abs(values[o])))  # noqa: B023
             assert found[i, p].tolist() == ranked[:3]
+
+
+def test_output_gradients_through_an_operation_without_a_second_derivative():
+    class Gated(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = nn.Linear(3, 3)
+
+        def forward(self, x):
+            return x * nn.functional.hardsigmoid(self.w(x))
+
+    torch.manual_seed(0)
+    model, x = Gated().double().eval(), normal(1, 4, 3)
+    l3d = made_at_random(model, 2)
+    up, down = (moved_by_hand(l3d, {0: delta})(x).detach() for delta in (1e-5, -1e-5))
+    found = output_gradients(l3d, 0, x)
+    torch.testing.assert_close(found, (up - down) / 2e-5, rtol=1e-6, atol=1e-8)
+    assert not found.requires_grad and found.abs().max() > 1e-3

@@ -43,10 +43,15 @@ def matched_steps(
         directions: Rows `[n_directions, n_w]`; their sign says which way the step goes.
         parameters: Name patterns of what they are directions of.
         change: KL divergence from the outputs before, in nats, mean over all samples.
+
+    Raises:
+        ValueError: The weights are all zero.
     """
     w0 = {name: p.detach() for name, p in select_parameters(model, parameters).items()}
     shapes = {name: tuple(p.shape) for name, p in w0.items()}
-    size = torch.cat([p.flatten() for p in w0.values()]).norm()
+    size = float(torch.cat([p.flatten() for p in w0.values()]).norm())
+    if not size > 0:
+        raise ValueError("the decomposed weights are all zero; expected some length to scale a first step by.")
     base = _log_probabilities(model, {}, inputs)
 
     def diverged(direction: Tensor, length: float) -> Tensor:
@@ -54,7 +59,7 @@ def matched_steps(
         after = _log_probabilities(model, {name: w0[name] + step[name] for name in w0}, inputs)
         return kl_div(after, base, reduction="none", log_target=True).sum(-1)
 
-    found, length = [], FIRST * float(size)
+    found, length = [], FIRST * size
     for v in directions:
         found.append(_matched(diverged, v / v.norm(), length, change))
         length = found[-1][0] if found[-1][0] > 0 else length  # A good guess for the next one.

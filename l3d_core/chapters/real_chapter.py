@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from ..divergences import resolve_divergence
 from ..gradients import divergence_gradients, side_by_side
 from ..intervention import top_samples
 from ..parallel import run_jobs
+from ..runs import Run
 from .circuits import coherence, impacts, random_sets
 from .meaning import matched_steps, sameness, step_selectivity
 from .real_models import DIVERGENCE, Decomposed, Language, Planned, Subject, Vision, decomposed, run
@@ -78,6 +80,34 @@ class RealResult(NamedTuple):
     def of(self, key: str, name: str) -> Tensor:
         """Returns a measure of one set of directions."""
         return self.measures[f"{name}/{key}"]
+
+
+class RealJob(NamedTuple):
+    """One decomposition of a chapter, for `studies.fit_job` to begin again.
+
+    Attributes:
+        source: What is decomposed.
+        planned: Settings and seed.
+    """
+
+    source: Language | Vision
+    planned: Planned
+
+    def runs(self, device: str = "cpu") -> list[Run]:
+        """Returns its one run; errors are those of `Language.load`."""
+        subject, planned = _loaded(self.source, device), self.planned
+        args = (subject.model, subject.inputs, planned.config, DIVERGENCE, planned.seed, self.source.parameters)
+        return [Run(*args)]
+
+
+@lru_cache(maxsize=1)
+def _loaded(source: Language | Vision, device: str) -> Subject:
+    return source.load(device)
+
+
+def jobs(settings: RealSettings) -> dict[str, RealJob]:
+    """Returns a chapter's decompositions by name."""
+    return {name: RealJob(settings.source, planned) for name, planned in settings.runs.items()}
 
 
 def compute(

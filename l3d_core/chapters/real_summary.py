@@ -108,11 +108,13 @@ def coherences(result: RealResult, label: str, name: str) -> Tensor:
 def z_scores(result: RealResult, label: str, name: str) -> dict[str, float]:
     """Returns how far the mean coherence of a set lies above those of random directions and of random samples.
 
-    In standard deviations: over sets of random directions, and over draws of as many sets of random samples.
+    In standard deviations: over sets of random directions, and over draws of as many sets of random samples. NaN where
+    these are all equal.
     """
     mean = float(coherences(result, label, name).mean())
     directions = torch.stack([coherences(result, label, other).mean() for other in random_sets(result)])
-    return {"directions": z_score(mean, directions), "samples": z_score(mean, result.measures[f"samples/{label}"])}
+    against = {"directions": directions, "samples": result.measures[f"samples/{label}"]}
+    return {key: z_score(mean, of) if len(of.unique()) > 1 else float("nan") for key, of in against.items()}
 
 
 def coherence_table(result: RealResult, label: str) -> pd.DataFrame:
@@ -145,11 +147,10 @@ def selectivity_table(result: RealResult) -> pd.DataFrame:
         kept = live(result, name)
         ratio, length = (result.of(key, name)[kept] for key in ("selectivity", "length"))
         reached = ratio.isfinite()
-        rows.append({
-            "directions": "random" if name == "random 0" else _named(name),
-            "own samples over others": spread_text(ratio[reached], 1),
-            "length of the step": spread_text(length[reached], 2),
-        })  # fmt: skip
+        both = ((ratio, 1), (length, 2))
+        told = [spread_text(values[reached], digits) if reached.any() else "" for values, digits in both]
+        label = "random" if name == "random 0" else _named(name)
+        rows.append({"directions": label, "own samples over others": told[0], "length of the step": told[1]})
     return pd.DataFrame(rows).set_index("directions")
 
 
@@ -229,7 +230,8 @@ def numbers(result: RealResult, labels: Sequence[str]) -> dict[str, Any]:
         "principal_top_k": f"{float(result.of('top_k', 'principal')):.3f}",
         "text_dense": f"{float(result.of('dense', 'text')):.3f}",
         "chosen": chosen_candidate(result) if result.candidates else "",
-        "n_chosen": len(spread_circuits(result, "text")), "n_random": settings.n_random,
+        "n_chosen": len(spread_circuits(result, "text")), "n_random": settings.n_random, "n_top": settings.n_top,
+        "n_references": settings.n_references,
     }  # fmt: skip
     for name in ("text", "code", "tuned"):
         found[f"dead_{name}"] = int((~live(result, name)).sum())
@@ -287,7 +289,8 @@ def summarise(
         "preset": preset, "settings": settings_digest(result.settings), "numbers": glued, "claims": found,
         "table": table(result),
         "first_losses": {
-            name: [[float(f"{x:.7g}") for x in one.l3d.history.first_losses.tolist()]] for name, one in done.items()
+            name: [[[float(f"{x:.7g}") for x in one.l3d.history.first_losses.tolist()]]]
+            for name, one in result.runs.items()
         },
         "provenance": {**facts, "core_seconds": round(total, 1), "seconds": seconds},
         "spreads": {"held_out": spread(result.runs["text"].held_out)},

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from ..hub import load_images
@@ -50,6 +53,14 @@ def held_out_images(source: Vision) -> tuple[Tensor, list[str]]:
     """Returns the held-out images as they are stored, `[n, 3, height, width]`, and the names of their classes."""
     images = load_images(source.data_id, "test", source.n_held_out)
     return images.pixels, images.names
+
+
+def accuracy(source: Vision) -> str:
+    """Returns the test accuracy of a network of ours, from its file; what is at hand of torchvision's is its name."""
+    if not isinstance(source.weights, Path):
+        return f"that of {source.weights}"
+    with safe_open(source.weights, framework="pt") as file:
+        return f"{100 * json.loads(file.metadata()['facts'])['accuracy']:.1f} %"
 
 
 def image_cards(

@@ -1,0 +1,241 @@
+"""What the chapters on real models measure, tell and show, on a language model of six words and by hand."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hub_cases import make_hub
+
+from l3d_core import L3DConfig, real_experiments
+from l3d_core.artifacts import load_artifact
+from l3d_core.chapters import language, real_chapter, vision
+from l3d_core.chapters import real_summary as summary
+from l3d_core.chapters.circuits import coherence
+from l3d_core.chapters.language import TextCard
+from l3d_core.chapters.real_chapter import RealSettings, compute, jobs
+from l3d_core.chapters.real_models import Language, Planned, Subject
+from l3d_core.chapters.studies import fit_job
+from l3d_core.chapters.vision import ImageCard
+from l3d_core.figures.cards import show_images, show_texts
+from l3d_core.intervention import impact
+from l3d_core.metrics import gradient_reconstruction
+
+CONFIG = L3DConfig(n_v=3, rank=1, epochs=3, batch_size=4, k_fraction=0.25)
+SOURCE = Language(model_id="me/words", data_id="me/texts", parameters="*.self_attn.*", n=8, n_held_out=4, n_positions=3)
+SETTINGS = RealSettings(
+    chapter="small", source=SOURCE,
+    runs={
+        "text": Planned(CONFIG), "text-1": Planned(CONFIG, 1), "code": Planned(replace(CONFIG, k_extra=1)),
+        "tuned": Planned(replace(CONFIG, loss="recon_sq")),
+    },
+    candidates={"slow, never": Planned(CONFIG), "fast, 1/2": Planned(replace(CONFIG, lr=0.1))},
+    n_candidate=4, n_top=2, n_references=3, n_random=2, n_principal=12, n_moved=4, share=0.25,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory):
+    """The small chapter, its words, and where its results lie."""
+    root = tmp_path_factory.mktemp("real")
+    make_hub(root / "hub")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("L3D_HUB", str(root / "hub"))
+        words = language.read(SOURCE)
+        yield compute(SETTINGS, words.labels, words.groups, folder=root / "out", workers=1), words, root / "out"
+
+
+# --- what is measured -------------------------------------------------------------------------------------------
+
+
+def test_measures_are_those_of_each_decomposition_alone(result):
+    found, words, _ = result
+    for name, one in found.runs.items():
+        scores = impact(one.l3d, found.subject.held_out, n_references=3)
+        best = {int(words.groups[i]) for i in scores[:, 0].argsort(descending=True).tolist()[:2]}
+        top = found.of("top", name)
+        assert len({int(words.groups[i]) for i in top[0]}) == 2  # At most one of each window.
+        assert len(best) < 2 or best == {int(words.groups[i]) for i in top[0]}
+        for label, of in words.labels.items():
+            assert found.of(label, name).equal(coherence(top, of))
+        dense = gradient_reconstruction(one.l3d, found.subject.held_out, k_fraction=1.0, seed=0).recon_sq
+        torch.testing.assert_close(found.of("dense", name), dense, rtol=1e-4, atol=1e-5)
+    assert set(words.labels) == set(language.LABELS)
+
+
+def test_a_second_time_nothing_is_computed(result, monkeypatch):
+    found, words, folder = result
+    monkeypatch.setattr(real_chapter, "measure", lambda *_: pytest.fail("measured again"))
+    again = compute(SETTINGS, words.labels, words.groups, folder=folder, workers=1)
+    for key, t in found.measures.items():
+        torch.testing.assert_close(again.measures[key], t, rtol=0, atol=0, equal_nan=True)
+    changed = {**words.labels, "next token": words.labels["last token"]}
+    with pytest.raises(pytest.fail.Exception, match="measured again"):
+        compute(SETTINGS, changed, words.groups, folder=folder, workers=1)
+
+
+def test_candidates_are_judged_on_training_windows_behind_their_own(result):
+    found, _, folder = result
+    subject = found.subject
+    assert list(found.candidates) == ["slow, never", "fast, 1/2"]
+    one = found.candidates["fast, 1/2"]
+    own = gradient_reconstruction(one.l3d, subject.inputs[4:8], seed=0).recon_sq
+    assert float(one.held_out) == pytest.approx(float(own)) and one.l3d.config.lr == 0.1
+    paths = list(folder.glob("small-tried-*"))
+    assert len(paths) == 2 and load_artifact(paths[0])[0]["source"]["n"] == 4
+
+
+def test_first_losses_can_be_recomputed(result):
+    found, _, _ = result
+    record = summary.summarise(found, "quick", language.LABELS, {}, {})
+    assert set(record["first_losses"]) == set(jobs(SETTINGS)) == set(SETTINGS.runs)
+    for name, job in jobs(SETTINGS).items():
+        now = torch.stack([one.history.first_losses for one in fit_job(job, max_steps=50)])
+        then = torch.tensor(record["first_losses"][name]).flatten(0, 1)
+        assert then.shape == now.shape == (1, 6)
+        torch.testing.assert_close(now, then, rtol=1e-5, atol=0)
+
+
+# --- what is told -----------------------------------------------------------------------------------------------
+
+
+def test_kept_coefficients_add_up(result):
+    found, _, _ = result
+    for name, kept in {"text": 9, "code": 10}.items():  # A quarter of 4 * 3 samples and 3 subnetworks, or one more.
+        one = found.runs[name]
+        assert summary.kept_per_sample(one) == pytest.approx(kept / 12)
+        assert summary.identity_error(one, 8, 3) < 1e-6
+    assert summary.identity_error(found.runs["code"], 8, 2) == pytest.approx(7 / 8 - 10 / 12)
+    dense = found.runs["text"]._replace(l3d=replace(found.runs["text"].l3d, config=replace(CONFIG, dense_epochs=3)))
+    assert summary.identity_error(dense, 8, 3) == pytest.approx(3 - 9 / 12)
+
+
+def made(coherent, live, random, samples, **more):
+    """A result of two sets of directions, from coherences, which of the trained ones are live, and baselines."""
+    from l3d_core.training import History
+
+    p = torch.tensor(live, dtype=torch.float32)[None]
+    history = History(*[torch.zeros(1)] * 2, p, torch.zeros(1), wall_seconds=0.0)
+    l3d = type("Made", (), {"live": p[0] > 0, "p_active": p[0], "history": history, "config": CONFIG})()
+    measures = {"text/c": torch.tensor(coherent), "samples/c": torch.tensor(samples)}
+    for i, values in enumerate(random):
+        measures |= {f"random {i}/c": torch.tensor(values), f"random {i}/top": torch.zeros(len(values), 2)}
+    settings = replace(SETTINGS, n_random=len(random), runs={"text": Planned(CONFIG)})
+    return real_chapter.RealResult(
+        settings, None, {"text": real_chapter.Decomposed(l3d, torch.zeros(1), {})}, {}, measures | more, {}
+    )
+
+
+def test_z_scores_and_shares_by_hand():
+    found = made([0.5, 0.1, 0.9], [0.2, 0.0, 0.1], [[0.1, 0.3], [0.3, 0.5]], [0.1, 0.2, 0.3])
+    # Live ones have the mean .7; random sets .2 and .4 (mean .3, deviation .1414), random samples .2 (.1).
+    z = summary.z_scores(found, "c", "text")
+    assert z["directions"] == pytest.approx(0.4 / 0.1414, rel=1e-3) and z["samples"] == pytest.approx(5)
+    # 95 % of the four random directions lie below .47.
+    assert summary.uncommon(found, "c", "text").tolist() == [True, True]
+    assert summary.uncommon(made([0.45, 0.1, 0.9], [1, 1, 1], [[0.1, 0.3], [0.3, 0.5]], [0, 1]), "c", "text").tolist() \
+        == [False, False, True]  # fmt: skip
+
+
+def test_subnetworks_are_chosen_by_rule_and_not_by_taste():
+    found = made([0.0] * 6, [0.3, 0.0, 0.5, 0.2, 0.1, 0.4], [[0.0], [1.0]], [0.0])
+    assert summary.spread_circuits(found, "text", 3) == [2, 0, 4]  # Of 2, 5, 0, 3, 4: the first, middle and last.
+    assert summary.spread_circuits(found, "text", 9) == [2, 5, 0, 3, 4]
+    assert summary.spread_circuits(found, "text", 1) == [2]
+
+
+def test_tables_name_every_set(result):
+    found, _, _ = result
+    errors = summary.error_table(found, at=2)
+    assert list(errors.index) == ["text", "text, seed 1", "code", "tuned", "principal", "random"]
+    assert errors.loc["text", "training, epoch 2"] == f"{float(found.runs['text'].l3d.history.recon_sq[1]):.3f}"
+    assert list(summary.selectivity_table(found).index) == list(errors.index)
+    assert list(summary.agreement_table(found).index) == list(errors.index)[1:]
+    coherent = summary.coherence_table(found, "last token")
+    assert list(coherent.index)[-2:] == ["random directions", "random samples"]
+    assert summary.chosen_candidate(found) == summary.candidate_table(found)["held out"].astype(float).idxmin()
+
+
+def test_the_record_has_numbers_claims_and_costs(result):
+    found, _, _ = result
+    claims = summary.claims(found, "recon", "meaning", language.LABELS[:2], "dead")
+    record = summary.summarise(found, "quick", language.LABELS, {"more": 1}, claims)
+    assert record["numbers"]["n_held_out"] == 4 and record["numbers"]["more"] == 1
+    assert len(claims["recon"]["text"]) == 2 and len(claims["recon"]["tuned"]) == 1  # Two seeds of `text`.
+    assert len(claims["meaning"]["code"]) == int(summary.live(found, "code").sum())
+    assert set(record["provenance"]["seconds"]) == {*SETTINGS.runs, "tried slow, never", "tried fast, 1/2", "measures"}
+    assert [row["variant"] for row in record["table"]] == list(SETTINGS.runs)
+
+
+# --- what is shown ----------------------------------------------------------------------------------------------
+
+
+def test_a_card_shows_the_text_up_to_its_last_token_and_what_moves(result):
+    found, words, _ = result
+    [card] = language.text_cards(found, words, [1], n_outputs=2)
+    for sample, (before, last, outputs) in zip(found.of("top", "text")[1].tolist(), card.lines, strict=True):
+        window, position = divmod(sample, 3)
+        ids = found.subject.held_out[window, : position + 1].tolist()
+        assert (before, last) == ("".join(words.texts[i] for i in ids[:-1]), words.texts[ids[-1]])
+        assert len(outputs) == 2 and set(outputs) <= set(words.texts)
+    assert card.number == 1 and card.p_active == pytest.approx(float(found.runs["text"].l3d.p_active[1]))
+
+
+def test_hostile_texts_are_shown_as_text():
+    html = show_texts([TextCard(7, 0.25, [("<script>alert(1)</script>", "&", ['"><img src=x>', " "])])])
+    assert "<script>alert" not in html and "<img" not in html
+    assert "&lt;script&gt;" in html and "<mark>&amp;</mark>" in html and "␣" in html and "0.250" in html
+    assert html._repr_html_() == html
+
+
+def test_image_cards_show_each_image_or_one_picture():
+    pixels = torch.randint(256, (3, 3, 4, 4), dtype=torch.uint8)
+    each = show_images([ImageCard(0, 0.5, pixels, [["cat", "<dog>"]] * 3)])
+    assert each.count("<figure>") == 3 and "&lt;dog&gt;" in each and each.count("data:image/jpeg;base64,") == 3
+    one = show_images([ImageCard(0, 0.5, pixels, [[]] * 3)])
+    assert one.count("<img") == 1 and 'alt="3 images"' in one
+
+
+def test_images_are_animals_or_vehicles_where_their_classes_say_so():
+    names = ["airplane", "automobile", "bird", "ship", "truck"]
+    subject = Subject(None, None, None, torch.tensor([0, 2, 4, 2]), [])
+    labels = vision.label_images(subject, names)
+    assert labels["class"].tolist() == [0, 2, 4, 2] and labels["animal or vehicle"].tolist() == [1, 0, 1, 0]
+    assert list(vision.label_images(subject, ["a", "b", "c", "d", "e"])) == ["class"]
+
+
+# --- settings ---------------------------------------------------------------------------------------------------
+
+
+def test_presets_are_as_stated():
+    for notebook, batch, seeds in (("05_language_model", 16, "texts"), ("06_vision", 32, "images")):
+        paper = real_experiments.SETTINGS[notebook]["paper"]
+        assert seeds and {name: one.config.epochs for name, one in paper.runs.items()} == {
+            "text": 100, "text-1": 20, "text-2": 20, "code": 20, "tuned": 20
+        }  # fmt: skip
+        assert [one.seed for one in paper.runs.values()] == [0, 1, 2, 0, 0]
+        for one in paper.runs.values():
+            assert (one.config.n_v, one.config.k_fraction, one.config.batch_size) == (100, 0.1, batch)
+        assert paper.source.n == 10_000 and 2 * paper.n_candidate <= paper.source.n
+        assert paper.runs["tuned"] in paper.candidates.values()
+
+
+def test_the_subject_is_the_one_asked_for(monkeypatch, tmp_path):
+    monkeypatch.delenv("L3D_HUB", raising=False)
+    ours = real_experiments.of_subject("05_language_model", "quick", "stand_in")
+    papers = real_experiments.of_subject("05_language_model", "quick")
+    assert ours.source.model_id == "karpathy/stories260K" and papers.source.model_id == "roneneldan/TinyStories-8M"
+    assert papers.source.n == ours.source.n and papers.chapter != ours.chapter
+    assert all(one.config.rank == real_experiments.LANGUAGE_RANKS for one in papers.runs.values())
+    monkeypatch.setenv("L3D_HUB", str(tmp_path))
+    assert real_experiments.of_subject("05_language_model", "quick") == ours
+    with pytest.raises(ValueError, match="subject 'mine' is unknown; expected 'stand_in' or 'paper'"):
+        real_experiments.of_subject("06_vision", "quick", "mine")
+
+
+def test_missing_data_are_named(monkeypatch, tmp_path):
+    monkeypatch.delenv("L3D_HUB", raising=False)
+    assert real_experiments.missing_data("06_vision") == ["uoft-cs/cifar10"]
+    assert real_experiments.missing_data("01_superposition") == []
+    monkeypatch.setenv("L3D_HUB", str(tmp_path))
+    (tmp_path / "roneneldan" / "TinyStories").mkdir(parents=True)
+    assert real_experiments.missing_data("05_language_model") == ["karpathy/stories260K"]
