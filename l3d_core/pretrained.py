@@ -82,7 +82,10 @@ def load_vision_model(name: str, weights: str | Path, *, device: str = "cpu") ->
     try:
         network.load_state_dict(chosen.get_state_dict(progress=False))
     except OSError as error:
-        raise OSError(unreachable(f"weights {weights!r} of {name}", error)) from error
+        raise OSError(
+            f"weights {weights!r} of {name} cannot be fetched: {error} Expected a network, or weights that torchvision "
+            "has fetched before. Or give the path of a file of vision_training.save_classifier."
+        ) from error
     return network.eval().to(device), list(chosen.meta["categories"])
 
 

@@ -130,6 +130,17 @@ def test_without_a_folder_or_a_network(hub, monkeypatch, named):
         pretrained.load_language_model("me/absent")
 
 
+def test_weights_that_cannot_be_fetched(monkeypatch):
+    def no_network(*_, **__):
+        raise OSError("no route.")
+
+    monkeypatch.setattr("torch.hub.download_url_to_file", no_network)
+    monkeypatch.setattr("torch.hub.get_dir", lambda: "/nonexistent")
+    monkeypatch.setattr("os.makedirs", lambda *_, **__: None)
+    with pytest.raises(OSError, match=r"weights 'IMAGENET1K_V1' of mobilenet_v3_small cannot be fetched: .*path of"):
+        pretrained.load_vision_model("mobilenet_v3_small", "IMAGENET1K_V1")
+
+
 def test_a_split_that_is_not_there(hub):
     with pytest.raises(
         ValueError, match=r"no split 'test' in parquet files; expected one of \['train', 'validation'\]"
