@@ -182,11 +182,22 @@ def sample_gradients(target: Target, x: Tensor, cotangents: Tensor, chunk_size: 
 
     Returns:
         `[n_runs, n * n_positions, n_w]`, tensors in the order of `target.w0`.
+
+    Raises:
+        RuntimeError: The model has an operation that cannot be batched.
     """
     n = x.shape[1]
 
     def over_samples(w: dict[str, Tensor], rest: dict[str, Tensor], x: Tensor, c: Tensor) -> Tensor:
-        return vmap(lambda x, c: _pull_back(target.module, w, rest, x, c))(x, c)
+        try:
+            return vmap(lambda x, c: _pull_back(target.module, w, rest, x, c))(x, c)
+        except RuntimeError as error:
+            if not str(error).startswith(("vmap", "output with shape")):
+                raise
+            raise RuntimeError(
+                f"the model has an operation that torch.func.vmap cannot batch ({str(error).split('. ')[0]}); expected "
+                "none. Write it without changing a tensor in place and without reading a value by .item()."
+            ) from error
 
     parts = []
     for xs, cs in zip(x.split(chunk_size or n, 1), cotangents.split(chunk_size or n, 1), strict=True):

@@ -138,3 +138,34 @@ def test_odd_models_equal_the_twin(name, once, request):
     torch.testing.assert_close(found.history.first_losses, expected.losses[:6], rtol=1e-9, atol=0)
     for mine, theirs in zip((found.v_in.flat, found.v_out.flat), expected.numbers, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-9)
+
+
+def added(x, w):
+    total = torch.zeros(len(x), 3, dtype=x.dtype)
+    total += x @ w
+    return total
+
+
+def written(x, w):
+    total = torch.zeros(len(x), 3, dtype=x.dtype)
+    total[:] = x @ w
+    return total
+
+
+def read(x, w):
+    return x @ w if (x @ w).sum().item() > 0 else -x @ w
+
+
+@pytest.mark.parametrize("operation", [added, written, read])
+def test_an_operation_that_cannot_be_batched_is_named(operation):
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(4, 3)
+
+        def forward(self, x):
+            return operation(x, self.a.weight.exp().mT) + self.a.bias
+
+    run = Run(Odd().double().eval(), normal(0, 8, 4), CONFIG, "mse")
+    with pytest.raises(RuntimeError, match=r"an operation that torch.func.vmap cannot batch \(.*in place and without"):
+        fit([run])
