@@ -118,4 +118,13 @@ EXHIBITS = (
     Exhibit("squared-baselines", "book Table 4.7", "Other directions from the same gradients", "04_squared"),
     Exhibit("squared-revival", "book Table 4.8", "Dead subnetworks revived", "04_squared"),
     Exhibit("squared-split", "book Table 4.9", "What the error is made of", "04_squared"),
+    Exhibit("own-training", "book Figure 8.1", "Training and use of a new model's subnetworks", "08_your_own_model"),
+    Exhibit("own-served", "book Figure 8.2", "What each subnetwork serves and moves", "08_your_own_model"),
+    Exhibit("own-purity", "book Figure 8.3", "Top samples of one rule and of one answer", "08_your_own_model"),
+    Exhibit("own-rules", "book Table 8.1", "A new model and its task", "08_your_own_model"),
+    Exhibit("own-plan", "book Table 8.2", "What a decomposition will take", "08_your_own_model"),
+    Exhibit("own-top", "book Table 8.3", "Top samples and outputs of subnetworks", "08_your_own_model"),
+    Exhibit("own-models", "book Table 8.4", "Errors and specialisation over models", "08_your_own_model"),
+    Exhibit("own-sizes", "book Table 8.5", "Files of a decomposition", "08_your_own_model"),
+    Exhibit("own-failures", "book Table 8.6", "What to change when it fails", "08_your_own_model"),
 )

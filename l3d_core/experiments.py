@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from . import real_experiments, toys
-from .chapters import superposition, toy_chapter, variations
+from .chapters import own_model, superposition, toy_chapter, variations
+from .chapters.own_model import OwnModelSettings
 from .chapters.real_chapter import RealSettings
 from .chapters.studies import Variant
 from .chapters.superposition import SuperpositionSettings
@@ -182,12 +183,14 @@ SETTINGS = {
 }  # fmt: skip
 
 SETTINGS |= real_experiments.SETTINGS
+SETTINGS["08_your_own_model"] = own_model.SETTINGS
 
-NOTEBOOKS = ("01_superposition", "02_circuit_superposition", "03_high_rank", "04_squared")
+NOTEBOOKS = ("01_superposition", "02_circuit_superposition", "03_high_rank", "04_squared", "08_your_own_model")
 # The module that computes each notebook's results.
 CHAPTERS = {
     "01_superposition": superposition,
     **dict.fromkeys(("02_circuit_superposition", "03_high_rank", "04_squared"), toy_chapter),
+    "08_your_own_model": own_model,
 }
 
 
@@ -201,7 +204,7 @@ def built(exhibit: Exhibit) -> bool:
     return exhibit.notebook in NOTEBOOKS
 
 
-def settings(notebook: str, preset: str) -> SuperpositionSettings | ToySettings | RealSettings:
+def settings(notebook: str, preset: str) -> SuperpositionSettings | ToySettings | RealSettings | OwnModelSettings:
     """Returns the settings of a notebook's preset.
 
     Args:

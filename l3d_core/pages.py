@@ -87,9 +87,9 @@ def _shown(value: Any) -> str:
 
 
 def hyperparameters() -> str:
-    """Returns the settings of every decomposition and of the targets, one column per variant (paper App. B)."""
+    """Returns the settings of every decomposition of a toy and of the targets, a column per variant (paper App. B)."""
     tables = []
-    for name in experiments.notebooks():
+    for name in filter(TOYS.__contains__, experiments.notebooks()):
         variants = experiments.settings(name, "paper").variants
         text = variants["text"]
         rows = [_row("`divergence`", "An argument of `decompose`.", [v.divergence for v in variants.values()])]
