@@ -6,17 +6,18 @@ import ast
 import doctest
 import importlib
 import inspect
-import json
 import re
-from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import claims, experiments, record
-from .chapters import settings_summary, speed_summary
+from . import claims, experiments, record, speed_pages
+from .chapters import settings_summary
+from .chapters.real_chapter import RealSettings
+from .chapters.real_models import DIVERGENCE
 from .chapters.toy_chapter import BESIDE_MAIN
 from .l3d import L3DConfig
+from .markdown import table as table
 from .toys import ToyTraining
 
 if TYPE_CHECKING:
@@ -41,34 +42,6 @@ TOYS = {
     "03_high_rank": "higher rank",
     "04_squared": "squares",
 }
-DRAWN = {
-    "toys": (
-        "Dots for three programs on four toys, on a logarithmic axis of steps a second.",
-        "Steps a second of one decomposition, one thread.",
-    ),
-    "stacked": (
-        "For each toy, two lines of decompositions in a core-hour against the runs trained side by side, and a dotted "
-        "level for one run of the program as published.",
-        "Decompositions in an hour of one core, by how many are trained side by side; dotted, one run of "
-        "the program as published.",
-    ),
-    "scaling": (
-        "Lines of time and of memory of a step, on logarithmic axes, against n_w, n_v and T, for the package and the "
-        "textbook's program.",
-        "Time and memory of a step without gradients, with the exponents of the package.",
-    ),
-    "paths": (
-        "Dots of the measured against the counted cost of the dense path over the factored one, by chosen path.",
-        "Dense over factored, as measured against as counted, one dot a shape; right choices are in the lower left and "
-        "the upper right.",
-    ),
-}
-
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """Returns a Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
 def field_notes(cls: type) -> dict[str, str]:
@@ -87,25 +60,39 @@ def _shown(value: Any) -> str:
 
 
 def hyperparameters() -> str:
-    """Returns the settings of every decomposition of a toy and of the targets, a column per variant (paper App. B)."""
+    """Returns the settings of the paper's subjects' decompositions and of the toys, by variant (paper App. B)."""
     tables = []
-    for name in filter(TOYS.__contains__, experiments.notebooks()):
-        variants = experiments.settings(name, "paper").variants
-        text = variants["text"]
-        rows = [_row("`divergence`", "An argument of `decompose`.", [v.divergence for v in variants.values()])]
+    for name in experiments.notebooks():
+        settings, toy = experiments.settings(name, "paper"), name in TOYS
+        if not toy and not isinstance(settings, RealSettings):
+            continue
+        if toy:
+            variants = {key: (v.config, v.divergence) for key, v in settings.variants.items()}
+        else:
+            variants = {key: (settings.runs[key].config, DIVERGENCE) for key in ("text", "code", "tuned")}
+        rows = [
+            _row("`divergence`", "An argument of `decompose`.", [divergence for _, divergence in variants.values()])
+        ]
         notes = field_notes(L3DConfig)
         rows += [
-            _row(f"`{field.name}`", notes[field.name], [getattr(v.config, field.name) for v in variants.values()])
-            for field in fields(text.config)
+            _row(f"`{key}`", notes[key], [getattr(config, key) for config, _ in variants.values()])
+            for key in (field.name for field in fields(L3DConfig))
         ]
-        notes, training = field_notes(ToyTraining), ToyTraining()
+        source = ToyTraining() if toy else settings.source
+        notes, part = field_notes(type(source)), "target" if toy else "subject"
         rows += [
-            _row(f"target: `{field.name}`", notes[field.name], [getattr(training, field.name)] * len(variants))
-            for field in fields(training)
+            _row(f"{part}: `{field.name}`", notes[field.name], [_value(source, field.name)] * len(variants))
+            for field in fields(source)
         ]
         rows = table(["setting", *variants], rows)
         tables.append(f":::{{table}} {name}\n:class: settings\n\n{rows}\n:::")
     return "\n\n".join(tables)
+
+
+def _value(source: object, name: str) -> object:
+    """Returns a field to be shown: of a file its name, since where it lies is a matter of the machine."""
+    value = getattr(source, name)
+    return value.name if isinstance(value, Path) else value
 
 
 def _row(name: str, note: str, values: list[Any]) -> list[str]:
@@ -154,11 +141,16 @@ def hardware(root: Path) -> str:
     }
     rows = [[label, *(str(facts.get(key, "not recorded")) for facts in found.values())] for key, label in FACTS.items()]
     beside = [
-        sum(seconds for study, seconds in facts.get("seconds", {}).items() if study.removeprefix("more-") in SETTLING)
+        sum(seconds for study, seconds in facts.get("seconds", {}).items() if _settling(study))
         for facts in found.values()
     ]
     rows.insert(1, ["of these for ablation, stability and settings", *(f"{seconds:.1f}" for seconds in beside)])
     return table(["", *found], rows)
+
+
+def _settling(study: str) -> bool:
+    """Returns whether a study tells what settings do, and shows nothing of the paper's."""
+    return study.removeprefix("more-") in SETTLING or study.startswith("tried ")
 
 
 def launch(repository: dict[str, str]) -> str:
@@ -179,59 +171,6 @@ def cite(repository: dict[str, str], title: str = "Local Loss Landscape Decompos
         return "% No repository address is configured."
     entry = f"@misc{{l3d_executed,\n  title = {{{title}}},\n  url = {{{repository['url']}}},\n}}"
     return f"## Cite this book\n\n```bibtex\n{entry}\n```"
-
-
-def speed_results(root: Path) -> dict[str, Any]:
-    """Returns the sections of the speed benchmark that have been measured."""
-    path = root / "book" / "results" / "speed.json"
-    return json.loads(path.read_text()) if path.exists() else {}
-
-
-def speed_figures(results: Mapping[str, Any]) -> dict[str, Figure]:
-    """Returns the figures of the page on speed by file name, of the sections that have been measured."""
-    from .figures import speed as draw
-
-    plots = (draw.plot_toys, draw.plot_stacked, draw.plot_scaling, draw.plot_paths)
-    made = {plot.__name__.removeprefix("plot_"): plot for plot in plots}
-    return {f"speed_{name}": plot(results[name]) for name, plot in made.items() if name in results}
-
-
-def speed(results: Mapping[str, Any]) -> dict[str, str]:
-    """Returns the parts of the page on speed by file name; a section without results says so and names the command."""
-    machines = ["section", "machine", "threads", "date", "l3d_core", "commit", "torch", "Python", "seconds"]
-    verdicts = [[*row[:-1], claims.badge(row[-1])] for row in speed_summary.targets(results)]
-    parts = {
-        "speed_summary": speed_summary.summary(results),
-        "speed_machine": table(machines, speed_summary.machines(results)),
-        "speed_targets": table(["quantity", "found", "target", ""], verdicts),
-        "speed_trials": _trials(speed_summary.trials(results)),
-    }
-    if not results:
-        parts |= dict.fromkeys(("speed_summary", "speed_machine", "speed_targets"), "Nothing is measured yet.")
-    for name, tables in speed_summary.SECTIONS.items():
-        part = results.get(name, {"reason": "not measured yet"})
-        if "reason" in part:
-            reason = part["reason"][0].upper() + part["reason"][1:]
-            blocks = [f"{reason}. `make bench ONLY={name}` measures this part."]
-        else:
-            blocks = [_figure(name, *DRAWN[name])] if name in DRAWN else []
-            for one in (speed_summary.TABLES[each] for each in tables):
-                blocks += [one.title, table(*speed_summary.cells(one, part))]
-        parts[f"speed_{name}"] = "\n\n".join(filter(None, blocks))
-    return parts
-
-
-def _figure(name: str, alt: str, caption: str) -> str:
-    """Returns a figure of the page on speed, with the command that measures what it shows."""
-    options = f":name: speed-{name}\n:alt: {alt}"
-    return f"```{{figure}} generated/speed_{name}.png\n{options}\n\n{caption} `make bench ONLY={name}`\n```"
-
-
-def _trials(names: list[str]) -> str:
-    """Returns a warning if figures come from a trial of the benchmark."""
-    if not names:
-        return "% All sections were measured at full size."
-    return f"```{{warning}}\nOnly tried on small stand-ins, so that the figures mean nothing: {', '.join(names)}.\n```"
 
 
 def tuning_records(root: Path) -> dict[str, dict[str, Any]]:
@@ -267,7 +206,7 @@ def generate(root: Path, repository: dict[str, str]) -> dict[str, str]:
     """
     rows = claims.ledger(root)
     return {
-        **speed(speed_results(root)),
+        **speed_pages.speed(speed_pages.speed_results(root)),
         **settings(root),
         "hyperparameters": hyperparameters(),
         "usage": usage(),

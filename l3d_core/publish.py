@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from . import experiments, pages
+from . import experiments, pages, speed_pages
 from .runner import incomplete
 
 TAIL = 30
@@ -126,7 +126,8 @@ def write_inputs(root: Path) -> Path:
     generated.mkdir(parents=True)
     for name, text in pages.generate(root, config.get("repository", {})).items():
         (generated / f"{name}.md").write_text(text.rstrip() + "\n")
-    figures = {**pages.speed_figures(pages.speed_results(root)), "settings_kept": pages.settings_figure(root)}
+    figures = speed_pages.speed_figures(speed_pages.speed_results(root))
+    figures["settings_kept"] = pages.settings_figure(root)
     for name, figure in figures.items():
         figure.savefig(generated / f"{name}.png")
     mathjax = root / "book" / "_static" / "mathjax"

@@ -26,7 +26,7 @@ from bench_timing import (
     with_memory,
 )
 
-from l3d_core import pages
+from l3d_core import speed_pages
 from l3d_core.chapters import speed_summary
 from l3d_core.figures import speed as draw
 
@@ -300,20 +300,22 @@ def test_a_missed_target_is_shown_as_missed():
     assert rows["memory"][-1] == "met" and rows["vocabulary"] == ["1.25", "at most 1.1", "missed"]
     assert rows["exponent"] == ["1.2", "at most 1.2", "met"]
     assert rows["on a GPU"] == ["", "at most 1.3", "not measured"]
-    lines = pages.speed(RESULTS)["speed_targets"].splitlines()
+    lines = speed_pages.speed(RESULTS)["speed_targets"].splitlines()
     assert [line for line in lines if '"verdict verdict-missed">missed<' in line] == [lines[2], lines[5]]
 
 
 def test_the_summary_counts_and_names_what_is_missed():
-    text = pages.speed(RESULTS)["speed_summary"]
+    text = speed_pages.speed(RESULTS)["speed_summary"]
     assert "**3 of 6 targets are met, 2 missed and 1 not measured.** Missed: stacked; vocabulary. Measured on" in text
     assert text.endswith("Measured on a machine, l3d_core 0 at commit c, torch 2.")
     good = {"scaling": RESULTS["scaling"]}
-    assert "**1 of 1 targets are met, 0 missed and 0 not measured.** Measured" in pages.speed(good)["speed_summary"]
+    assert (
+        "**1 of 1 targets are met, 0 missed and 0 not measured.** Measured" in speed_pages.speed(good)["speed_summary"]
+    )
 
 
 def test_every_section_has_its_part_of_the_page(tried):
-    parts = pages.speed({**RESULTS, "toys": tried[0]["toys"], "paths": tried[0]["paths"]})
+    parts = speed_pages.speed({**RESULTS, "toys": tried[0]["toys"], "paths": tried[0]["paths"]})
     assert list(bench.SECTIONS) == list(speed_summary.SECTIONS)
     lines = {name: parts[f"speed_{name}"].splitlines() for name in bench.SECTIONS}
     assert (
@@ -335,17 +337,17 @@ def test_every_section_has_its_part_of_the_page(tried):
 
 
 def test_trials_are_told(tried):
-    assert "mean nothing: toys" in pages.speed({**RESULTS, "toys": tried[0]["toys"]})["speed_trials"]
-    assert pages.speed(RESULTS)["speed_trials"].startswith("%")
+    assert "mean nothing: toys" in speed_pages.speed({**RESULTS, "toys": tried[0]["toys"]})["speed_trials"]
+    assert speed_pages.speed(RESULTS)["speed_trials"].startswith("%")
 
 
 def test_without_results_the_page_says_so(tmp_path):
-    assert pages.speed_results(tmp_path) == {}
-    parts = pages.speed({})
+    assert speed_pages.speed_results(tmp_path) == {}
+    parts = speed_pages.speed({})
     assert parts["speed_targets"] == parts["speed_machine"] == "Nothing is measured yet."
     for name in bench.SECTIONS:
         assert parts[f"speed_{name}"] == f"Not measured yet. `make bench ONLY={name}` measures this part."
-    assert pages.speed_figures({}) == {}
+    assert speed_pages.speed_figures({}) == {}
 
 
 @pytest.mark.parametrize(
@@ -368,7 +370,7 @@ def test_figures(tried):
     import matplotlib.pyplot as plt
 
     results = {**RESULTS, "toys": tried[0]["toys"], "paths": tried[0]["paths"]}
-    found = pages.speed_figures(results)
+    found = speed_pages.speed_figures(results)
     assert list(found) == ["speed_toys", "speed_stacked", "speed_scaling", "speed_paths"]
     for figure in found.values():
         assert figure.get_facecolor() == (1, 1, 1, 1) and figure.get_size_inches()[0] <= draw.WIDTH

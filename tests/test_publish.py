@@ -232,6 +232,16 @@ def test_the_table_of_settings_has_every_field_and_variant():
     assert "| `mse` | **`half_reference_mse`** |" in text
 
 
+def test_the_table_of_settings_tells_what_stands_in_for_the_papers_models(monkeypatch):
+    monkeypatch.setattr(experiments, "NOTEBOOKS", ("06_vision", "08_your_own_model"))
+    text = pages.hyperparameters()
+    assert text.count(":::{table}") == 1 and "{table} 06_vision" in text
+    weights = "`mobilenet_v3_small_cifar10.safetensors`"  # A file's name and not where it lies.
+    assert f" | {weights} | {weights} | {weights} |" in text
+    assert "| `dense_epochs`<br>" in text and "| `0` | **`11`** | `0` |" in text
+    assert "| `divergence`<br>An argument of `decompose`. | `kl` | `kl` | `kl` |" in text
+
+
 def test_the_reproduce_table_has_every_exhibit():
     lines = pages.reproduce().splitlines()[2:]
     assert len(lines) == len(experiments.EXHIBITS)
@@ -259,9 +269,9 @@ def test_cells_of_a_table_cannot_break_it():
 
 
 def test_the_time_of_chapters_is_told_by_what_it_was_spent_on(monkeypatch):
-    seconds = {"main": 10.0, "tuning": 4.0, "more-switches": 2.0, "more-copies": 1.0, "ranks": 5.0}
-    facts = {"core_seconds": 22.0, "seconds": seconds, "torch": "2"}
+    seconds = {"main": 10.0, "tuning": 4.0, "more-switches": 2.0, "more-copies": 1.0, "ranks": 5.0, "tried a": 3.0}
+    facts = {"core_seconds": 25.0, "seconds": seconds, "torch": "2"}
     monkeypatch.setattr(pages.record, "read", lambda path: {"provenance": facts})
     monkeypatch.setattr(pages.experiments, "notebooks", lambda: ["one"])
     lines = pages.hardware(pathlib.Path()).splitlines()
-    assert lines[2:4] == ["| core-seconds | 22.0 |", "| of these for ablation, stability and settings | 6.0 |"]
+    assert lines[2:4] == ["| core-seconds | 25.0 |", "| of these for ablation, stability and settings | 9.0 |"]

@@ -234,6 +234,20 @@ def test_the_subject_is_the_one_asked_for(monkeypatch, tmp_path):
         real_experiments.of_subject("06_vision", "quick", "mine")
 
 
+def test_another_model_has_its_own_parameters_and_ranks():
+    paper = real_experiments.SETTINGS["06_vision"]["paper"]
+    other = real_chapter.changed(paper, network="resnet18", parameters="layer2.*", n=1000, n_v=7, data_id=None)
+    assert (other.source.network, other.source.data_id, other.source.n) == ("resnet18", "uoft-cs/cifar10", 1000)
+    assert other.n_candidate == 500 and set(other.runs) == set(paper.runs)
+    for one in (*other.runs.values(), *other.candidates.values()):
+        assert (one.config.n_v, one.config.rank) == (7, 0.1)
+    assert real_chapter.changed(paper, network="resnet18", rank=2).runs["code"].config.rank == 2
+    assert real_chapter.changed(paper, n_v=7).runs["text"].config.rank == real_experiments.VISION_RANKS
+    assert real_chapter.changed(paper, n_v=None) == paper
+    with pytest.raises(ValueError, match="'model' cannot be changed; expected one of .*'network'"):
+        real_chapter.changed(paper, model="x")
+
+
 def test_missing_data_are_named(monkeypatch, tmp_path):
     monkeypatch.delenv("L3D_HUB", raising=False)
     assert real_experiments.missing_data("06_vision") == ["uoft-cs/cifar10"]

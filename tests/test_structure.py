@@ -19,7 +19,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb")) + sorted((ROOT / "book" / "results").glob("*.ipynb"))
 
 # Each group may import the groups before it; leaves import nothing of the package.
-LEAVES = ("artifacts", "record", "checks", "checkpoints", "parallel", "hub")
+LEAVES = ("artifacts", "record", "checks", "checkpoints", "parallel", "hub", "markdown")
 ORDER = (
     ("divergences", "references"),
     ("gradients",),
@@ -51,12 +51,12 @@ ORDER = (
     ("real_experiments",),
     ("experiments",),
     ("claims",),
-    ("check", "pages", "publish", "runner", "sweep"),
+    ("check", "pages", "publish", "runner", "speed_pages", "sweep"),
     ("cli",),
     ("__main__",),
 )
 # These folders and the last step before the command line may import among themselves, though never in a circle.
-AMONG_THEMSELVES = ("baselines", "chapters", "figures", "check", "pages", "publish", "runner", "sweep")
+AMONG_THEMSELVES = ("baselines", "chapters", "figures", "check", "pages", "publish", "runner", "speed_pages", "sweep")
 MATHEMATICS = ("divergences", "references", "gradients", "tucker", "l3d", "bundles", "directions", "plan", "factors",
                "probe", "cuts", "runs", "step", "batches", "streams", "training", "metrics",
                "intervention")  # fmt: skip

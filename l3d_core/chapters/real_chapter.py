@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +18,7 @@ from ..baselines.random_directions import random_directions
 from ..divergences import resolve_divergence
 from ..gradients import divergence_gradients, side_by_side
 from ..intervention import top_samples
+from ..l3d import L3DConfig
 from ..parallel import run_jobs
 from ..runs import Run
 from .circuits import coherence, impacts, random_sets
@@ -103,6 +104,37 @@ class RealJob(NamedTuple):
 @lru_cache(maxsize=1)
 def _loaded(source: Language | Vision, device: str) -> Subject:
     return source.load(device)
+
+
+def changed(settings: RealSettings, **changes: Any) -> RealSettings:  # noqa: ANN401
+    """Returns settings for another model, other data or other decompositions.
+
+    Args:
+        settings: The chapter's.
+        changes: Fields of its source, such as 'model_id', 'data_id', 'network', 'parameters' or 'n', and fields of
+            `L3DConfig`, such as 'n_v', 'rank' or 'epochs', for every decomposition; those that are None stay as they
+            are. With another model or other parameters ranks are a tenth of each axis, unless they are given.
+
+    Raises:
+        ValueError: A field that neither has, or a value that `L3DConfig` refuses.
+    """
+    given = {name: value for name, value in changes.items() if value is not None}
+    own, shared = ({f.name for f in fields(kind)} for kind in (settings.source, L3DConfig))
+    unknown = sorted(given.keys() - own - shared)
+    if unknown:
+        raise ValueError(f"{unknown[0]!r} cannot be changed; expected one of {sorted(own)} or {sorted(shared)}.")
+    other = {name: value for name, value in given.items() if name in own}
+    config = {name: value for name, value in given.items() if name in shared}
+    if other.keys() & {"model_id", "network", "parameters"}:
+        config = {"rank": 0.1} | config
+
+    def with_changes(planned: Mapping[str, Planned]) -> dict[str, Planned]:
+        return {name: one._replace(config=replace(one.config, **config)) for name, one in planned.items()}
+
+    source = replace(settings.source, **other)
+    tried = min(settings.n_candidate, source.n // 2)
+    both = {"runs": with_changes(settings.runs), "candidates": with_changes(settings.candidates)}
+    return replace(settings, source=source, n_candidate=tried, **both)
 
 
 def jobs(settings: RealSettings) -> dict[str, RealJob]:
