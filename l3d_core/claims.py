@@ -37,7 +37,12 @@ class Row:
         return spread_text(values)
 
     def holding(self) -> str:
-        """Returns for which variants the claim holds and why, and for a number which median is nearest to it."""
+        """Returns for which variants the claim holds and why, and for a number which median is nearest to it.
+
+        Of a claim that is not testable it says nothing but how many values there are.
+        """
+        if self.verdict == NOT_TESTABLE:
+            return f"{len(self.values['text'])} of the {FEWEST} values it takes"
         reasons = {name: reason(self.claim, self.paper, self.values[name]) for name in VARIANTS}
         if self.paper is None:
             return "holds for " + (", ".join(name for name, why in reasons.items() if why) or "none")
@@ -50,10 +55,11 @@ def reason(claim: Claim, paper: float | None, values: list[float]) -> str:
     """Returns why a claim holds by the values of one variant, an empty text if it does not.
 
     A number holds if the median is within the tolerance of it, or if it lies within the range of the values; a claim
-    that is true or false holds if it is true of 90 % of the targets.
+    that is true or false holds if it is true of the share of targets that it names, 90 % if none.
     """
     if claim.paper is None:
-        return "90 % of targets" if sum(map(bool, values)) >= 0.9 * len(values) else ""
+        true = sum(map(bool, values))
+        return f"{100 * claim.share:.0f} % of them" if values and true >= claim.share * len(values) else ""
     if abs(median(values) - paper) <= claim.tolerance:
         return "median within tolerance"
     return "by its range only" if min(values) <= paper <= max(values) else ""
@@ -70,7 +76,7 @@ def verdict(claim: Claim, paper: float | None, values: Mapping[str, list[float]]
     It reproduces if it holds for the method as the text states it; in part if only another variant does, or if a
     claim that is true or false is true of at least half of the targets; it is not testable on fewer than 8.
     """
-    if min(len(v) for v in values.values()) < FEWEST:
+    if len(values["text"]) < FEWEST:
         return NOT_TESTABLE
     if holds(claim, paper, values["text"]):
         return REPRODUCES

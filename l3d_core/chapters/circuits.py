@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 
 from ..divergences import Divergence
 from ..gradients import build_target, sample_gradients, target_outputs
@@ -120,15 +119,3 @@ def z_score(value: float, against: Tensor) -> float:
             f"got {len(against)} values without spread; expected at least two that differ. Take more seeds."
         )
     return (value - float(against.double().mean())) / spread
-
-
-def random_directions(n: int, like: Tensor, *, seed: int) -> Tensor:
-    """Returns random directions of unit length in the whole parameter space, `[n, n_w]`.
-
-    Args:
-        n: How many.
-        like: Directions whose n_w, type and device they have.
-        seed: Seeds the draw.
-    """
-    drawn = torch.randn(n, like.shape[1], generator=torch.Generator().manual_seed(seed))
-    return normalize(drawn, dim=1).to(like)

@@ -12,7 +12,8 @@ from ..intervention import output_gradients, top_outputs
 from ..pretrained import load_language_model
 from .real_chapter import RealResult
 from .real_models import Language
-from .tokens import sentence_parts, shown, token_texts
+from .real_tables import live
+from .tokens import END_OF_TEXT, sentence_parts, shown, token_texts
 
 LABELS = ("next token", "last token", "part of the sentence")
 
@@ -54,6 +55,19 @@ def read(source: Language, device: str = "cpu") -> Read:
     ids, following = subject.held_out.cpu(), subject.labels.view(n, n_positions)
     found = (subject.labels, ids.flatten(), sentence_parts(ids, following, texts))
     return Read(texts, dict(zip(LABELS, found, strict=True)), torch.arange(n).repeat_interleave(n_positions))
+
+
+def story_ends(result: RealResult, words: Read) -> dict[str, str]:
+    """Returns the share of held-out windows, and of the top samples of `text`, that an end of a story stands in.
+
+    The windows join stories by the end-of-text token, after which this model never saw anything.
+    """
+    ends = torch.tensor([text == END_OF_TEXT for text in words.texts])[result.subject.held_out.cpu()].any(1)
+    tops = result.of("top", "text")[live(result, "text")] // result.subject.held_out.shape[1]
+    return {
+        "ends_windows": f"{100 * float(ends.double().mean()):.1f} %",
+        "ends_top": f"{100 * float(ends[tops].double().mean()):.1f} %",
+    }
 
 
 def text_cards(

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
-from torch.nn.functional import kl_div
+from torch.nn.functional import kl_div, normalize
 
 from ..gradients import by_position, model_outputs, select_parameters, split_parameters
 from ..metrics import match_directions
@@ -112,11 +113,11 @@ def step_selectivity(divergence: Tensor, impacts: Tensor, share: float) -> Tenso
 
 
 class Same(NamedTuple):
-    """How far two sets of directions are the same, matched one to one, both 0-dimensional.
+    """How far two sets of directions are the same, both 0-dimensional.
 
     Attributes:
-        direction: Mean abs(cos) of matched directions.
-        response: Mean correlation over samples of the logarithms of matched directions' impacts.
+        direction: Mean abs(cos) of directions, matched one to one with the largest total.
+        response: Mean correlation over samples of the logarithms of impacts, directions matched anew by these.
     """
 
     direction: Tensor
@@ -142,6 +143,6 @@ def sameness(a: Tensor, b: Tensor, impacts_a: Tensor, impacts_b: Tensor) -> Same
         return (logs - logs.mean(0)).T
 
     one, other = responses(impacts_a), responses(impacts_b)
-    pairs = match_directions(one, other)
-    signs = torch.nn.functional.cosine_similarity(one[pairs.rows], other[pairs.columns], dim=1)
-    return Same(match_directions(a, b).cosines.mean(), signs.mean())
+    correlations = normalize(one, dim=1) @ normalize(other, dim=1).mT
+    rows, columns = linear_sum_assignment(correlations.numpy(), maximize=True)
+    return Same(match_directions(a, b).cosines.mean(), correlations[rows, columns].mean())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,21 +12,14 @@ import torch
 from torch import Tensor
 
 from .. import artifacts
-from ..baselines.evaluation import Directions, reconstruction_errors
-from ..baselines.principal import principal_directions
-from ..baselines.random_directions import random_directions
-from ..divergences import resolve_divergence
-from ..gradients import divergence_gradients, side_by_side
-from ..intervention import top_samples
 from ..l3d import L3DConfig
 from ..parallel import run_jobs
 from ..runs import Run
-from .circuits import coherence, impacts, random_sets
-from .meaning import matched_steps, sameness, step_selectivity
+from .real_measures import Measuring, measure
 from .real_models import DIVERGENCE, Decomposed, Language, Planned, Subject, Vision, decomposed, run
 
-# Inputs whose gradients are formed at once.
-CHUNK = 32
+# Modules that measures come from.
+MEASURED_BY = ("real_measures", "circuits", "meaning", "principal", "random_directions", "evaluation")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,20 +36,8 @@ class RealSettings:
     """What `tuned` was chosen from."""
     n_candidate: int = 2000
     """Inputs that each of them is decomposed on."""
-    n_top: int = 5
-    """Most affected samples shown of each subnetwork (the authors' code: 5 texts, 10 images)."""
-    n_references: int = 10
-    """References that impacts are averaged over (App. B.4: 10)."""
-    n_random: int = 8
-    """Sets of random directions to compare with."""
-    n_principal: int = 2048
-    """Samples of which principal directions are taken."""
-    n_moved: int = 300
-    """Held-out inputs on which steps are compared."""
-    change: float = 0.01
-    """Mean KL divergence, in nats, that every step causes."""
-    share: float = 0.01
-    """Of samples that count as most affected by a step."""
+    measuring: Measuring = Measuring()
+    """How what they act on is measured."""
 
 
 class RealResult(NamedTuple):
@@ -67,7 +48,7 @@ class RealResult(NamedTuple):
         subject: The model and its data.
         runs: Decompositions by name.
         candidates: Those that `tuned` was chosen from.
-        measures: By '<set of directions>/<measure>'; sets are the decompositions, 'random 0' and on, 'principal'.
+        measures: By '<set of directions>/<measure>', see `real_measures.measure`.
         facts: Provenance and seconds of the measures.
     """
 
@@ -131,10 +112,15 @@ def changed(settings: RealSettings, **changes: Any) -> RealSettings:  # noqa: AN
     def with_changes(planned: Mapping[str, Planned]) -> dict[str, Planned]:
         return {name: one._replace(config=replace(one.config, **config)) for name, one in planned.items()}
 
-    source = replace(settings.source, **other)
-    tried = min(settings.n_candidate, source.n // 2)
-    both = {"runs": with_changes(settings.runs), "candidates": with_changes(settings.candidates)}
-    return replace(settings, source=source, n_candidate=tried, **both)
+    if "weights" in other and Path(other["weights"]).suffix:
+        other["weights"] = Path(other["weights"])
+    source, measuring = replace(settings.source, **other), settings.measuring
+    n_v = config.get("n_v", 1)
+    return replace(
+        settings, source=source, runs=with_changes(settings.runs), candidates=with_changes(settings.candidates),
+        n_candidate=min(settings.n_candidate, source.n),
+        measuring=replace(measuring, n_principal=max(measuring.n_principal, 2 * n_v)),
+    )  # fmt: skip
 
 
 def jobs(settings: RealSettings) -> dict[str, RealJob]:
@@ -171,14 +157,12 @@ def compute(
         "groups": None if groups is None else artifacts.tensor_digest([groups]),
         "directions": {name: artifacts.tensor_digest(pair) for name, pair in sets.items()},
         "data": artifacts.tensor_digest([subject.inputs, subject.held_out]),
-        "settings": {name: value for name, value in vars(settings).items() if name.startswith("n_")}
-        | {"change": settings.change, "share": settings.share, "parameters": settings.source.parameters},
-        "torch": torch.__version__,
-        "code": artifacts.code_digest(["real_chapter", "circuits", "meaning", "principal", "random_directions"]),
+        "settings": asdict(settings.measuring) | {"parameters": settings.source.parameters},
+        "torch": torch.__version__, "code": artifacts.code_digest(MEASURED_BY),
     }  # fmt: skip
 
     def measured(_: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        return measure(settings, subject, done, labels, groups), {}
+        return measure(settings.measuring, settings.source.parameters, subject, done, labels, groups), {}
 
     measures, _, facts = artifacts.cached(folder, f"{settings.chapter}-measures", key, measured, device)
     return RealResult(settings, subject, done, candidates, measures, facts)
@@ -187,7 +171,7 @@ def compute(
 def tried(
     settings: RealSettings, *, folder: str | Path, device: str, workers: int | None, progress: bool
 ) -> dict[str, Decomposed]:
-    """Returns the candidates, decomposed on the first inputs and judged on the ones behind them."""
+    """Returns the candidates, decomposed on the first inputs and judged on held-out ones that nothing else is."""
     common = {"settings": settings, "folder": folder, "device": device}
     calls = [{"name": name, **common} for name in settings.candidates]
     run_jobs(_try, [{**call, "progress": progress} for call in calls], workers if device == "cpu" else 1)
@@ -201,88 +185,9 @@ def _try(**call: Any) -> None:  # noqa: ANN401
 
 def _tried(settings: RealSettings, name: str, *, folder: str | Path, device: str, progress: bool = False) -> Decomposed:
     """Returns one candidate, from disk if it is there; no sample that the chapter judges by takes part."""
-    whole, n = settings.source.load(device), settings.n_candidate
-    few = whole._replace(inputs=whole.inputs[:n], held_out=whole.inputs[n : 2 * n])
+    n, judged = settings.n_candidate, settings.source.n_held_out
+    whole = replace(settings.source, n_held_out=2 * judged).load(device)
+    few = whole._replace(inputs=whole.inputs[:n], held_out=whole.held_out[judged:])
     at = f"{settings.chapter}-tried-{name.replace(' ', '-').replace('/', '-').replace(',', '')}"
     options = {"folder": folder, "device": device, "progress": progress}
     return decomposed(at, replace(settings.source, n=n), settings.candidates[name], subject=few, **options)
-
-
-def measure(
-    settings: RealSettings, subject: Subject, done: Mapping[str, Decomposed], labels: Mapping[str, Tensor],
-    groups: Tensor | None,
-) -> dict[str, Tensor]:  # fmt: skip
-    """Returns what the directions of all sets act on, and how that compares; keys as in `RealResult.measures`."""
-    parameters, config = settings.source.parameters, next(iter(done.values())).l3d.config
-    few = subject.inputs[torch.randperm(len(subject.inputs), generator=torch.Generator().manual_seed(0))]
-    g = _gradients(subject, few[: settings.n_principal // _positions(subject)], parameters)
-    held_out = _gradients(subject, subject.held_out[: settings.n_moved], parameters)
-    sets = {name: Directions(one.l3d.v_in.matrix(), one.l3d.v_out.matrix()) for name, one in done.items()}
-    sets |= {f"random {i}": random_directions(g, config.n_v, seed=i) for i in range(settings.n_random)}
-    sets["principal"] = principal_directions(g, config.n_v)
-    encoders = torch.cat([pair.v_in for pair in sets.values()])
-    options = {"n_references": settings.n_references, "chunk_size": CHUNK}
-    found = impacts(subject.model, subject.held_out, encoders, resolve_divergence(DIVERGENCE), parameters, **options)
-    sizes = [len(pair.v_in) for pair in sets.values()]
-    absolute = dict(zip(sets, found.absolute.split(sizes, 1), strict=True))
-    signed = dict(zip(sets, found.signed.split(sizes, 1), strict=True))
-    measures = _coherences(settings, {"": absolute, " signed": signed}, labels, groups)
-    for name, pair in sets.items():
-        errors = reconstruction_errors(pair, held_out, _samples(config, subject))
-        measures |= {f"{name}/top_k": errors.top_k, f"{name}/dense": errors.dense}
-        if name in done or name in ("random 0", "principal"):
-            measures |= _moved(settings, subject, name, pair.v_out, absolute[name])
-    return {key: t.cpu().contiguous() for key, t in (measures | _agreements(done, sets, absolute)).items()}
-
-
-def _samples(config: Any, subject: Subject) -> Any:  # noqa: ANN401
-    """Returns settings whose batch is counted in samples, as gradients are."""
-    return replace(config, batch_size=config.batch_size * _positions(subject))
-
-
-def _positions(subject: Subject) -> int:
-    return len(subject.labels) // len(subject.held_out)
-
-
-def _gradients(subject: Subject, inputs: Tensor, parameters: str) -> Tensor:
-    found = divergence_gradients(subject.model, inputs, DIVERGENCE, parameters=parameters, chunk_size=CHUNK)
-    return side_by_side(found)
-
-
-def _coherences(
-    settings: RealSettings, kinds: Mapping[str, Mapping[str, Tensor]], labels: Mapping[str, Tensor],
-    groups: Tensor | None,
-) -> dict[str, Tensor]:  # fmt: skip
-    """Returns each set's top samples and how alike they are, by absolute and by signed impact."""
-    found = {}
-    for kind, scores in kinds.items():
-        for name, impact in scores.items():
-            top = top_samples(impact, settings.n_top, groups=groups)
-            found[f"{name}/top{kind}"] = top
-            found |= {f"{name}/{label}{kind}": coherence(top, of) for label, of in labels.items()}
-    one = next(iter(kinds[""].values()))
-    return found | {f"samples/{label}": random_sets(one, of, settings.n_top) for label, of in labels.items()}
-
-
-def _moved(settings: RealSettings, subject: Subject, name: str, v_out: Tensor, impact: Tensor) -> dict[str, Tensor]:
-    """Returns lengths of matched steps and their selectivity for the samples their direction affects most."""
-    inputs = subject.held_out[: settings.n_moved]
-    moved = matched_steps(subject.model, inputs, v_out, settings.source.parameters, settings.change)
-    selective = step_selectivity(moved.divergence, impact[: moved.divergence.shape[1]], settings.share)
-    return {f"{name}/length": moved.lengths, f"{name}/selectivity": selective}
-
-
-def _agreements(
-    done: Mapping[str, Decomposed], sets: Mapping[str, Directions], impact: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    """Returns how far every set agrees with `text` of the first seed, in directions and responses `[2]`."""
-    first, found = next(iter(done)), {}
-    alive = {name: one.l3d.live.cpu() for name, one in done.items()}
-    for name, pair in sets.items():
-        if name == first:
-            continue
-        other = alive.get(name, torch.ones(len(pair.v_out), dtype=torch.bool))
-        args = (sets[first].v_out[alive[first]], pair.v_out[other])
-        same = sameness(*args, impact[first][:, alive[first]], impact[name][:, other])
-        found[f"{name}/agreement"] = torch.stack([same.direction, same.response.to(same.direction)])
-    return found

@@ -17,7 +17,7 @@ from .real_chapter import RealResult
 from .real_models import Subject, Vision
 
 LABELS = ("class", "animal or vehicle")
-VEHICLES = ("airplane", "automobile", "ship", "truck")
+ANIMALS, VEHICLES = ("bird", "cat", "deer", "dog", "frog", "horse"), ("airplane", "automobile", "ship", "truck")
 
 
 class ImageCard(NamedTuple):
@@ -27,7 +27,7 @@ class ImageCard(NamedTuple):
         number: Its index.
         p_active: Its P_act.
         pixels: Its top images `[n, 3, height, width]`, whole numbers from 0 to 255.
-        outputs: For each the classes moved most; all empty for pictures alone.
+        outputs: For each the classes moved most.
     """
 
     number: int
@@ -44,7 +44,7 @@ def label_images(subject: Subject, names: Sequence[str]) -> dict[str, Tensor]:
         names: Of the images' classes, by label.
     """
     labels = {LABELS[0]: subject.labels}
-    if set(VEHICLES) <= set(names):
+    if set(names) == {*ANIMALS, *VEHICLES}:
         labels[LABELS[1]] = torch.tensor([name in VEHICLES for name in names]).long()[subject.labels]
     return labels
 
@@ -73,15 +73,13 @@ def image_cards(
         pixels: The held-out images, see `held_out_images`.
         circuits: Subnetworks.
         name: The decomposition.
-        n_outputs: Classes for each image; 0 for none.
+        n_outputs: Classes for each image.
     """
     l3d, subject, cards = result.runs[name].l3d, result.subject, []
     p_active = l3d.p_active.cpu()
     for v in circuits:
         top = result.of("top", name)[v]
-        outputs: list[list[str]] = [[] for _ in top]
-        if n_outputs:
-            moved = output_gradients(l3d, v, subject.held_out[top.to(subject.held_out.device)]).cpu()
-            outputs = [[subject.names[i] for i in row] for row in top_outputs(moved, n_outputs).tolist()]
+        moved = output_gradients(l3d, v, subject.held_out[top.to(subject.held_out.device)]).cpu()
+        outputs = [[subject.names[i] for i in row] for row in top_outputs(moved, n_outputs).tolist()]
         cards.append(ImageCard(v, float(p_active[v]), pixels[top], outputs))
     return cards

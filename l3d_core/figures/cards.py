@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from html import escape
 
@@ -68,12 +69,19 @@ def show_texts(cards: Sequence[TextCard]) -> Html:
     return _cards(_card(c.number, c.p_active, f"<ol>{''.join(line(*one) for one in c.lines)}</ol>") for c in cards)
 
 
-def show_images(cards: Sequence[ImageCard]) -> Html:
-    """Returns subnetworks of a vision network with their top images (paper Fig. 11)."""
+def show_images(cards: Sequence[ImageCard], *, compact: bool = False) -> Html:
+    """Returns subnetworks of a vision network with their top images (paper Fig. 11).
+
+    Args:
+        cards: The subnetworks.
+        compact: All images of one in one picture, and the classes that it moves most for most of them.
+    """
 
     def inside(card: ImageCard) -> str:
-        if not any(card.outputs):
-            return f'<img alt="{len(card.pixels)} images" src="{_picture(list(card.pixels))}">'
+        if compact:
+            often = [name for name, _ in Counter(name for names in card.outputs for name in names).most_common(3)]
+            picture = f'<img alt="{len(card.pixels)} images" src="{_picture(list(card.pixels))}">'
+            return f'{picture}<span class="o">→ {" · ".join(map(escape, often))}</span>'
         pairs = zip(card.pixels, card.outputs, strict=True)
         captions = [(image, "<br>".join(map(escape, names))) for image, names in pairs]
         figures = (
