@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -107,12 +107,15 @@ def _parquet_files(hub_id: str, split: str) -> Iterator[Path]:
         return
     from huggingface_hub import HfApi, hf_hub_download
 
-    try:
-        names = sorted(HfApi().list_repo_files(hub_id, repo_type="dataset"))
-        for name in _of_split(names, hub_id, split):
-            yield Path(hf_hub_download(hub_id, name, repo_type="dataset"))
-    except OSError as error:  # What the hub's client raises are kinds of it.
-        raise OSError(unreachable(f"the dataset {hub_id!r}", error)) from error
+    def fetched(call: Callable[[], Any]) -> Any:
+        try:
+            return call()
+        except Exception as error:  # Of the hub's client or of the HTTP library below it, which it has changed before.
+            raise OSError(unreachable(f"the dataset {hub_id!r}", error)) from error
+
+    names = sorted(fetched(lambda: HfApi().list_repo_files(hub_id, repo_type="dataset")))
+    for name in _of_split(names, hub_id, split):
+        yield Path(fetched(lambda name=name: hf_hub_download(hub_id, name, repo_type="dataset")))
 
 
 def _of_split(names: Sequence[str], hub_id: str, split: str) -> list[str]:

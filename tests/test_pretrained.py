@@ -130,6 +130,17 @@ def test_without_a_folder_or_a_network(hub, monkeypatch, named):
         pretrained.load_language_model("me/absent")
 
 
+def test_a_network_that_breaks_off(hub, monkeypatch):
+    def refused(*_, **__):
+        raise Exception("Name or service not known")  # As the library below the hub's client does.
+
+    monkeypatch.setattr("huggingface_hub.HfApi.list_repo_files", refused)
+    with pytest.raises(
+        OSError, match="the dataset 'me/absent' cannot be loaded: .*: Name or service not known Expected"
+    ):
+        hub_data.load_images("me/absent", "train")
+
+
 def test_weights_that_cannot_be_fetched(monkeypatch):
     def no_network(*_, **__):
         raise OSError("no route.")

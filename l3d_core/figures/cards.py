@@ -46,12 +46,15 @@ class Html(str):
         return str(self)
 
     def __repr__(self) -> str:
-        return f"<{self.count('l3d-card')} pieces of HTML>"
+        return f"<{self.count(CARD)} cards>"
+
+
+CARD = '<div class="l3d-card">'
 
 
 def _card(number: int, p_active: float, inside: str) -> str:
     head = f'<h4>{number} <span class="p">P<sub>act</sub> {p_active:.3f}</span></h4>'
-    return f'<div class="l3d-card">{head}{inside}</div>'
+    return f"{CARD}{head}{inside}</div>"
 
 
 def _cards(cards: Iterable[str]) -> Html:
