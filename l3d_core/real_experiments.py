@@ -80,7 +80,7 @@ SETTINGS = {
         "vision",
         VISION_OFFLINE,
         VISION_VARIANTS,
-        "lr 0.005, decay every 1, revival",
+        "lr 0.005, decay every 10, revival",
         Measuring(n_top=10, n_moved=2000),
     ),
 }

@@ -10,6 +10,7 @@ from hub_cases import make_hub
 
 from l3d_core import L3DConfig, decompose, real_experiments
 from l3d_core.artifacts import load_artifact
+from l3d_core.baselines.evaluation import Directions
 from l3d_core.chapters import language, real_chapter, real_measures, vision
 from l3d_core.chapters import real_summary as summary
 from l3d_core.chapters import real_tables as tables
@@ -36,7 +37,7 @@ SETTINGS = RealSettings(
     },
     candidates={"slow, never": Planned(CONFIG), "fast, 1/2": Planned(replace(CONFIG, lr=0.1))},
     n_candidate=4,
-    measuring=Measuring(n_top=3, n_references=3, n_random=2, n_principal=12, n_moved=4, share=0.25),
+    measuring=Measuring(n_top=3, n_references=3, n_random=2, n_principal=12, n_moved=4, change=1e-4, share=0.25),
 )  # fmt: skip
 
 
@@ -70,10 +71,10 @@ def test_measures_are_those_of_each_decomposition_alone(result):
         for kind, k_fraction in (("top_k", None), ("dense", 1.0)):
             error = gradient_reconstruction(one.l3d, found.subject.held_out, k_fraction=k_fraction, seed=0).recon_sq
             torch.testing.assert_close(found.of(kind, name), error, rtol=1e-4, atol=1e-5)
-        moved = matched_steps(found.subject.model, found.subject.held_out, one.l3d.v_out.matrix(), PATTERN, 0.01)
+        moved = matched_steps(found.subject.model, found.subject.held_out, one.l3d.v_out.matrix(), PATTERN, 1e-4)
         for key, order in (("selectivity", [0, 1, 2]), ("crossed", [2, 0, 1])):
             own = step_selectivity(moved.divergence, scores[:, order], 0.25)
-            torch.testing.assert_close(found.of(key, name), own, rtol=1e-3, atol=1e-4, equal_nan=True)
+            torch.testing.assert_close(found.of(key, name), own, rtol=1e-3, atol=1e-4)
     assert set(words.labels) == set(language.LABELS)
 
 
@@ -100,6 +101,17 @@ def test_agreement_is_of_live_directions(result):
     assert found.of("agreement", "text-1")[2] == min(int(a.live.sum()), int(b.live.sum()))
     assert float(found.of("agreement", "text-1")[0]) == pytest.approx(seed_agreement(a, b), abs=1e-5)
     assert "text/agreement" not in found.measures and "seeds/agreement" not in found.measures
+
+
+def test_dead_directions_do_not_take_part_in_agreement():
+    v, noise = torch.eye(3, 5), torch.rand(20, 3)
+    done = {name: type("One", (), {"l3d": type("L", (), {"live": torch.tensor(alive)})}) for name, alive in
+            {"text": [True, True, False], "code": [False, True, True]}.items()}  # fmt: skip
+    sets = {"text": Directions(v, v), "code": Directions(v, v), "principal": Directions(v, v)}
+    found = real_measures._agreements(done, sets, dict.fromkeys(sets, noise))
+    # Of two live directions each, one is the same; all three principal ones are there for both of `text`.
+    assert found["code/agreement"].tolist()[::2] == [pytest.approx(0.5), 2]
+    assert found["principal/agreement"].tolist()[::2] == [pytest.approx(1), 2]
 
 
 def test_a_second_time_nothing_is_computed(result, monkeypatch):
