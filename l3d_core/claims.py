@@ -42,7 +42,7 @@ class Row:
         Of a claim that is not testable it says nothing but how many values there are.
         """
         if self.verdict == NOT_TESTABLE:
-            return f"{len(self.values['text'])} of the {FEWEST} values it takes"
+            return f"{min(map(len, self.values.values()))} of the {FEWEST} values it takes"
         reasons = {name: reason(self.claim, self.paper, self.values[name]) for name in VARIANTS}
         if self.paper is None:
             return "holds for " + (", ".join(name for name, why in reasons.items() if why) or "none")
@@ -76,7 +76,7 @@ def verdict(claim: Claim, paper: float | None, values: Mapping[str, list[float]]
     It reproduces if it holds for the method as the text states it; in part if only another variant does, or if a
     claim that is true or false is true of at least half of the targets; it is not testable on fewer than 8.
     """
-    if len(values["text"]) < FEWEST:
+    if min(len(v) for v in values.values()) < FEWEST:
         return NOT_TESTABLE
     if holds(claim, paper, values["text"]):
         return REPRODUCES

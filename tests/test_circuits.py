@@ -6,7 +6,7 @@ from torch.nn.functional import normalize
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from l3d_core import L3DConfig, decompose, impact
-from l3d_core.chapters.circuits import chance, coherence, impacts, random_sets, z_score
+from l3d_core.chapters.circuits import coherence, impacts, random_sets, z_score
 from l3d_core.divergences import resolve_divergence
 from l3d_core.intervention import top_samples
 from l3d_core.toy_models import Perceptron
@@ -50,6 +50,13 @@ def test_impacts_by_hand():
 
 
 # --- coherence --------------------------------------------------------------------------------------------------
+
+
+def chance(labels: torch.Tensor) -> float:
+    """Returns the share of all pairs of samples that have one label: the coherence of samples drawn at random."""
+    counts = labels.unique(return_counts=True)[1].double()
+    n = len(labels)
+    return float((counts * (counts - 1)).sum() / (n * (n - 1)))
 
 
 def test_coherence_by_hand():

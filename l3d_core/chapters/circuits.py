@@ -77,13 +77,6 @@ def coherence(top: Tensor, labels: Tensor) -> Tensor:
     return same / (n * (n - 1))
 
 
-def chance(labels: Tensor) -> float:
-    """Returns the share of all pairs of samples that have one label: the coherence of samples drawn at random."""
-    counts = labels.unique(return_counts=True)[1].double()
-    n = len(labels)
-    return float((counts * (counts - 1)).sum() / (n * (n - 1)))
-
-
 def random_sets(scores: Tensor, labels: Tensor, n: int, *, draws: int = 1000, seed: int = 0) -> Tensor:
     """Returns mean coherences of as many sets of random samples as there are directions, drawn again and again.
 

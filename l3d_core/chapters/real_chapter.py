@@ -84,6 +84,7 @@ class RealJob(NamedTuple):
 
 @lru_cache(maxsize=1)
 def _loaded(source: Language | Vision, device: str) -> Subject:
+    """Returns what a source loads; several jobs and candidates of one source load it once."""
     return source.load(device)
 
 
@@ -150,7 +151,7 @@ def compute(
     options = {"folder": folder, "device": device, "workers": workers, "progress": progress}
     done = run(settings.chapter, settings.source, settings.runs, **options)
     candidates = tried(settings, **options)
-    subject = settings.source.load(device)
+    subject = _loaded(settings.source, device)
     sets = {name: (one.l3d.v_in.matrix(), one.l3d.v_out.matrix()) for name, one in done.items()}
     key = {
         "labels": {kind: artifacts.tensor_digest([of]) for kind, of in labels.items()},
@@ -186,7 +187,7 @@ def _try(**call: Any) -> None:  # noqa: ANN401
 def _tried(settings: RealSettings, name: str, *, folder: str | Path, device: str, progress: bool = False) -> Decomposed:
     """Returns one candidate, from disk if it is there; no sample that the chapter judges by takes part."""
     n, judged = settings.n_candidate, settings.source.n_held_out
-    whole = replace(settings.source, n_held_out=2 * judged).load(device)
+    whole = _loaded(replace(settings.source, n_held_out=2 * judged), device)
     few = whole._replace(inputs=whole.inputs[:n], held_out=whole.held_out[judged:])
     at = f"{settings.chapter}-tried-{name.replace(' ', '-').replace('/', '-').replace(',', '')}"
     options = {"folder": folder, "device": device, "progress": progress}

@@ -16,10 +16,9 @@ from ..divergences import resolve_divergence
 from ..gradients import divergence_gradients, side_by_side
 from ..intervention import top_samples
 from ..l3d import L3DConfig, reconstruct
-from ..runs import Run
-from ..training import fit
 from .circuits import coherence, impacts, random_sets
 from .meaning import matched_steps, sameness, step_selectivity
+from .own_model_measures import at_start
 from .real_models import DIVERGENCE, Decomposed, Subject
 
 # Inputs whose gradients are formed at once, and most numbers of gradients that principal directions are taken of.
@@ -86,8 +85,7 @@ def direction_sets(
 ) -> dict[str, Directions]:
     """Returns all sets of directions by name, see `measure`."""
     first = next(iter(done.values())).l3d
-    run = Run(subject.model, subject.inputs, first.config, DIVERGENCE, first.seed, parameters)
-    trained = {name: one.l3d for name, one in done.items()} | {"untrained": fit([run], max_steps=0)[0]}
+    trained = {name: one.l3d for name, one in done.items()} | {"untrained": at_start(first, subject.inputs)}
     sets = {name: Directions(l3d.v_in.matrix(), l3d.v_out.matrix()) for name, l3d in trained.items()}
     n_w, n_v = sets["untrained"].v_out.shape[1], first.config.n_v
     most = min(measuring.n_principal, GRADIENT_NUMBERS // n_w)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -18,8 +18,18 @@ def _colour(name: str) -> str:
     return VARIANT_COLOURS.get(name.split("-")[0].split(",")[0], GREY)
 
 
+def _lines(names: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Returns colour and dashes of each decomposition's line: a colour a variant, dashes for its further seeds."""
+    found: dict[str, dict[str, str]] = {}
+    for name in names:
+        colour = _colour(name)
+        before = sum(line["color"] == colour for line in found.values())
+        found[name] = {"color": colour, "ls": LINES[before]}
+    return found
+
+
 def plot_errors(
-    curves: Mapping[str, Tensor], held_out: Mapping[str, float], paper: float | None, floor: float | None = None
+    curves: Mapping[str, Tensor], held_out: Mapping[str, float], paper: float | None, principal: float | None = None
 ) -> Figure:
     """Returns the error in training over epochs, with what is left on held-out samples at the end.
 
@@ -27,22 +37,19 @@ def plot_errors(
         curves: recon_sq of each epoch `[epochs]`, by decomposition; names before a comma are variants.
         held_out: Error on held-out samples by decomposition.
         paper: The paper's number, of another model; None for none.
-        floor: What as many principal directions leave with every coefficient kept; None for none.
+        principal: What as many principal directions of the gradients leave with the same top-k; None for none.
     """
     with style():
         figure, ax = plt.subplots(figsize=(WIDE, 4.4))
-        seen: dict[str, int] = {}
-        for name, curve in curves.items():
-            colour = _colour(name)
-            line = LINES[seen.setdefault(colour, -1) + 1]
-            seen[colour] += 1
-            ax.plot(np.arange(1, len(curve) + 1), curve.numpy(), line, color=colour, label=name, lw=1.8)
-            ax.plot(len(curve), held_out[name], "o", color=colour, ms=7, mfc="white", mew=1.8, zorder=5)
+        for name, line in _lines(curves).items():
+            curve = curves[name]
+            ax.plot(np.arange(1, len(curve) + 1), curve.numpy(), label=name, lw=1.8, **line)
+            ax.plot(len(curve), held_out[name], "o", color=line["color"], ms=7, mfc="white", mew=1.8, zorder=5)
         ax.plot([], [], "o", color=PAPER, mfc="white", mew=1.8, ms=7, label="held out")
         if paper is not None:
             ax.axhline(paper, ls=":", color=PAPER, lw=1.4, label="paper, another model")
-        if floor is not None:
-            ax.axhline(floor, ls=(0, (1, 3)), color=GREY, lw=2, label="principal, all kept")
+        if principal is not None:
+            ax.axhline(principal, ls=(0, (1, 3)), color=GREY, lw=2, label="principal, top-k")
         ax.set(xlabel="epoch", ylabel="recon_sq (squared error ratio)")
         ax.set_xscale("log")
         ticks = [t for t in (1, 2, 5, 10, 20, 50, 100) if t <= max(map(len, curves.values()))]
@@ -60,14 +67,11 @@ def plot_activity(p_active: Mapping[str, Tensor]) -> Figure:
     """
     with style():
         figure, ax = plt.subplots(figsize=(WIDE, 3.8))
-        seen: dict[str, int] = {}
-        for name, p in p_active.items():
-            colour = _colour(name)
-            line = LINES[seen.setdefault(colour, -1) + 1]
-            seen[colour] += 1
+        for name, line in _lines(p_active).items():
+            p = p_active[name]
             alive = np.sort(p[p > 0].numpy())[::-1]
             label = f"{name} ({len(p) - len(alive)} dead)"
-            ax.plot(np.arange(1, len(alive) + 1), alive, line, color=colour, lw=1.8, label=label)
+            ax.plot(np.arange(1, len(alive) + 1), alive, lw=1.8, label=label, **line)
         ax.set_yscale("log")
         ax.set(xlabel="subnetworks, most active first", ylabel="$P_{act}$")
         figure.legend(loc="outside lower center", ncols=2, fontsize=SMALL)
