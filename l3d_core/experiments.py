@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from . import real_experiments, toys
-from .chapters import own_model, superposition, toy_chapter, variations
+from .chapters import own_model, real_chapter, superposition, toy_chapter, variations
 from .chapters.own_model import OwnModelSettings
 from .chapters.real_chapter import RealSettings
 from .chapters.studies import Variant
@@ -185,11 +185,15 @@ SETTINGS = {
 SETTINGS |= real_experiments.SETTINGS
 SETTINGS["08_your_own_model"] = own_model.SETTINGS
 
-NOTEBOOKS = ("01_superposition", "02_circuit_superposition", "03_high_rank", "04_squared", "08_your_own_model")
+NOTEBOOKS = (
+    "01_superposition", "02_circuit_superposition", "03_high_rank", "04_squared", "05_language_model", "06_vision",
+    "08_your_own_model",
+)  # fmt: skip
 # The module that computes each notebook's results.
 CHAPTERS = {
     "01_superposition": superposition,
     **dict.fromkeys(("02_circuit_superposition", "03_high_rank", "04_squared"), toy_chapter),
+    **dict.fromkeys(("05_language_model", "06_vision"), real_chapter),
     "08_your_own_model": own_model,
 }
 
