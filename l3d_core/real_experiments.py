@@ -75,7 +75,9 @@ def _real(
 # Of the stand-in a tenth of each axis too, rounded down.
 _OFFLINE = {name: replace(config, rank=0.1) for name, config in LANGUAGE_VARIANTS.items()}
 SETTINGS = {
-    "05_language_model": _real("language_model", LANGUAGE_OFFLINE, _OFFLINE, "lr 0.005, decay every 1", Measuring()),
+    "05_language_model": _real(
+        "language_model", LANGUAGE_OFFLINE, _OFFLINE, "lr 0.01, decay every 1, revival", Measuring()
+    ),
     "06_vision": _real(
         "vision",
         VISION_OFFLINE,

@@ -114,9 +114,39 @@ def test_dead_directions_do_not_take_part_in_agreement():
     assert found["principal/agreement"].tolist()[::2] == [pytest.approx(1), 2]
 
 
+def test_measuring_goes_on_where_it_was_stopped(result, tmp_path, monkeypatch):
+    found, words, _ = result
+    what = (SETTINGS.measuring, PATTERN, found.subject, found.runs, words.labels, words.groups, tmp_path)
+    moved, asked = real_measures._moved, []
+
+    def stop(*given):
+        asked.append(given[3])
+        return moved(*given) if len(asked) < 3 else pytest.fail("stopped")
+
+    with monkeypatch.context() as patch, pytest.raises(pytest.fail.Exception, match="stopped"):
+        patch.setattr(real_measures, "_moved", stop)
+        real_measures.measure(*what)
+    done = asked[:2]
+    monkeypatch.setattr(real_measures, "impacts", lambda *_, **__: pytest.fail("impacts again"))
+    monkeypatch.setattr(real_measures, "_moved", lambda *given: asked.append(given[3]) or moved(*given))
+    measures = real_measures.measure(*what)
+    assert not set(asked[3:]) & set(done) and measures.keys() == found.measures.keys()
+    torch.testing.assert_close(measures, found.measures, rtol=0, atol=0, equal_nan=True)
+
+
+def test_figures_get_what_readers_are_told(result):
+    found, _, _ = result
+    shown = (tables.curves(found), tables.held_out(found), tables.p_active(found))
+    assert all(list(one) == [tables.label_of(name) for name in found.runs] for one in shown)
+    curve, error, active = (next(iter(one.values())) for one in shown)
+    first = found.runs["text"]
+    assert curve.equal(first.l3d.history.recon_sq) and active.equal(first.l3d.p_active)
+    assert error == float(first.held_out.mean())
+
+
 def test_a_second_time_nothing_is_computed(result, monkeypatch):
     found, words, folder = result
-    monkeypatch.setattr(real_chapter, "measure", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(real_chapter, "measure", lambda *_, **__: pytest.fail("measured again"))
     again = compute(SETTINGS, words.labels, words.groups, folder=folder, workers=1)
     for key, t in found.measures.items():
         torch.testing.assert_close(again.measures[key], t, rtol=0, atol=0, equal_nan=True)

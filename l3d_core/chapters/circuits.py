@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from ..divergences import Divergence
 from ..gradients import build_target, sample_gradients, target_outputs
@@ -27,7 +28,7 @@ class Impacts(NamedTuple):
 
 def impacts(
     model: nn.Module, inputs: Tensor, v_in: Tensor, divergence: Divergence, parameters: str | Sequence[str],
-    *, n_references: int = 10, seed: int = 0, chunk_size: int = 256,
+    *, n_references: int = 10, seed: int = 0, chunk_size: int = 256, progress: bool = False,
 ) -> Impacts:  # fmt: skip
     """Returns the impacts of any directions, those of several decompositions and of baselines in one pass.
 
@@ -42,12 +43,13 @@ def impacts(
         n_references: References to average over (10 in App. B.4).
         seed: Seeds the references.
         chunk_size: Inputs whose gradients are formed at once.
+        progress: Show a bar on standard error.
     """
     target = build_target([model], parameters)
     y = torch.cat([target_outputs(target, x[None]) for x in inputs.split(chunk_size)], 1)
     flat, generator = y.flatten(1, 2), torch.Generator().manual_seed(seed)
     absolute, signed = (torch.zeros(flat.shape[1], len(v_in), dtype=v_in.dtype) for _ in range(2))
-    for _ in range(n_references):
+    for _ in tqdm(range(n_references), disable=not progress, desc="impacts", unit="reference"):
         partners = draw_partners(1, flat.shape[1], generator)
         cotangents = divergence.cotangent(flat, reference_outputs(flat, "sample", partners=partners)).reshape(y.shape)
         at = 0

@@ -9,6 +9,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn.functional import kl_div, normalize
+from tqdm import tqdm
 
 from ..gradients import by_position, model_outputs, select_parameters, split_parameters
 from ..metrics import match_directions
@@ -32,8 +33,9 @@ class Moved(NamedTuple):
 
 
 def matched_steps(
-    model: nn.Module, inputs: Tensor, directions: Tensor, parameters: str | Sequence[str], change: float
-) -> Moved:
+    model: nn.Module, inputs: Tensor, directions: Tensor, parameters: str | Sequence[str], change: float,
+    *, progress: str | None = None,
+) -> Moved:  # fmt: skip
     """Returns what a step along each direction does, of such a length that the outputs change as much in the mean.
 
     The length is corrected as if the divergence were quadratic in it, which it is close to zero.
@@ -44,6 +46,7 @@ def matched_steps(
         directions: Rows `[n_directions, n_w]`; their sign says which way the step goes.
         parameters: Name patterns of what they are directions of.
         change: KL divergence from the outputs before, in nats, mean over all samples.
+        progress: Name of a bar on standard error; None for none.
 
     Raises:
         ValueError: The weights are all zero.
@@ -61,7 +64,7 @@ def matched_steps(
         return kl_div(after, base, reduction="none", log_target=True).sum(-1)
 
     found, length = [], FIRST * size
-    for v in directions:
+    for v in tqdm(directions, disable=progress is None, desc=progress, unit="step"):
         found.append(_matched(diverged, v / v.norm(), length, change))
         length = found[-1][0] if found[-1][0] > 0 else length  # A good guess for the next one.
     return Moved(torch.tensor([length for length, _ in found]), torch.stack([each for _, each in found]).cpu())

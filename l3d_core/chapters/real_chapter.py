@@ -162,8 +162,9 @@ def compute(
         "torch": torch.__version__, "code": artifacts.code_digest(MEASURED_BY),
     }  # fmt: skip
 
-    def measured(_: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        return measure(settings.measuring, settings.source.parameters, subject, done, labels, groups), {}
+    def measured(scratch: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        what = (settings.measuring, settings.source.parameters, subject, done, labels, groups)
+        return measure(*what, scratch, progress=progress), {}
 
     measures, _, facts = artifacts.cached(folder, f"{settings.chapter}-measures", key, measured, device)
     return RealResult(settings, subject, done, candidates, measures, facts)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
+from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..baselines.evaluation import Directions
 from ..baselines.principal import principal_directions
 from ..baselines.random_directions import random_directions
+from ..checkpoints import write_whole
 from ..divergences import resolve_divergence
 from ..gradients import divergence_gradients, side_by_side
 from ..intervention import top_samples
@@ -47,7 +51,7 @@ class Measuring:
 
 def measure(
     measuring: Measuring, parameters: str, subject: Subject, done: Mapping[str, Decomposed],
-    labels: Mapping[str, Tensor], groups: Tensor | None,
+    labels: Mapping[str, Tensor], groups: Tensor | None, scratch: Path, *, progress: bool = False,
 ) -> dict[str, Tensor]:  # fmt: skip
     """Returns what the directions of all sets act on, by '<set>/<measure>'.
 
@@ -64,20 +68,42 @@ def measure(
         done: Its decompositions.
         labels: By kind, what each held-out sample is `[n_s]`.
         groups: Text or image that each is part of `[n_s]`; None if each stands for itself.
+        scratch: Folder for the parts that are done, which a later call with the same arguments goes on from.
+        progress: Show bars on standard error.
     """
     sets = direction_sets(measuring, parameters, subject, done)
+    once = {name: pair for name, pair in sets.items() if name.split(" ")[-1] in ("0", name)}
+    acting = partial(_acted_on, measuring, parameters, subject, sets, set(once), labels, groups, progress)
+    acted = _resumed(scratch / "acted", acting)
+    impact = {name: acted.pop(f"{name}/impact") for name in once}
+    config = next(iter(done.values())).l3d.config
+    configs = {name: done[name].l3d.config if name in done else config for name in once}
+    measures = acted | _resumed(scratch / "errors", lambda: _errors(measuring, parameters, subject, once, configs))
+    for name, pair in once.items():
+        moved = partial(_moved, measuring, parameters, subject, name, pair.v_out, impact[name], progress)
+        measures |= _resumed(scratch / f"moved {name}", moved)
+    return measures | {key: t.contiguous() for key, t in _agreements(done, once, impact).items()}
+
+
+def _resumed(path: Path, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Returns what was computed before, or computes it and leaves it on disk; on the CPU."""
+    if not path.exists():
+        found = {key: t.cpu().contiguous() for key, t in compute().items()}
+        write_whole(path, lambda part: save_file(found, part))
+    return load_file(path)
+
+
+def _acted_on(
+    measuring: Measuring, parameters: str, subject: Subject, sets: Mapping[str, Directions],
+    once: Collection[str], labels: Mapping[str, Tensor], groups: Tensor | None, progress: bool,
+) -> dict[str, Tensor]:  # fmt: skip
+    """Returns each set's top samples and coherence, and impacts `[n_s, n_v]` of those that are not repeated."""
     encoders, sizes = torch.cat([pair.v_in for pair in sets.values()]), [len(pair.v_in) for pair in sets.values()]
-    options = {"n_references": measuring.n_references, "chunk_size": CHUNK}
+    options = {"n_references": measuring.n_references, "chunk_size": CHUNK, "progress": progress}
     found = impacts(subject.model, subject.held_out, encoders, resolve_divergence(DIVERGENCE), parameters, **options)
     absolute, signed = (dict(zip(sets, part.split(sizes, 1), strict=True)) for part in found)
     measures = _coherences(measuring, {"": absolute, " signed": signed}, labels, groups)
-    once = {name: pair for name, pair in sets.items() if name.split(" ")[-1] in ("0", name)}
-    config = next(iter(done.values())).l3d.config
-    configs = {name: done[name].l3d.config if name in done else config for name in once}
-    measures |= _errors(measuring, parameters, subject, once, configs)
-    for name, pair in once.items():
-        measures |= _moved(measuring, parameters, subject, name, pair.v_out, absolute[name])
-    return {key: t.cpu().contiguous() for key, t in (measures | _agreements(done, once, absolute)).items()}
+    return measures | {f"{name}/impact": each for name, each in absolute.items() if name in once}
 
 
 def direction_sets(
@@ -149,10 +175,11 @@ def _errors(
 
 
 def _moved(
-    measuring: Measuring, parameters: str, subject: Subject, name: str, v_out: Tensor, impact: Tensor
+    measuring: Measuring, parameters: str, subject: Subject, name: str, v_out: Tensor, impact: Tensor, progress: bool
 ) -> dict[str, Tensor]:
     """Returns lengths of matched steps, and their selectivity for the top samples of their direction or the next."""
-    moved = matched_steps(subject.model, subject.held_out[: measuring.n_moved], v_out, parameters, measuring.change)
+    inputs, bar = subject.held_out[: measuring.n_moved], f"steps, {name}" if progress else None
+    moved = matched_steps(subject.model, inputs, v_out, parameters, measuring.change, progress=bar)
     own = impact[: moved.divergence.shape[1]]
     return {
         f"{name}/length": moved.lengths,

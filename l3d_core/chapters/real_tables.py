@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import pandas as pd
 import torch
@@ -26,9 +25,19 @@ def label_of(name: str) -> str:
     return BASELINES.get(name) or (f"{variant}, seed {seed}" if seed else variant)
 
 
-def by_label(result: RealResult, take: Callable[[Decomposed], Any]) -> dict[str, Any]:
-    """Returns something of every decomposition by the name that readers see."""
-    return {label_of(name): take(one) for name, one in result.runs.items()}
+def curves(result: RealResult) -> dict[str, Tensor]:
+    """Returns recon_sq of each epoch in training `[epochs]`, of every decomposition by the name that readers see."""
+    return {label_of(name): one.l3d.history.recon_sq for name, one in result.runs.items()}
+
+
+def held_out(result: RealResult) -> dict[str, float]:
+    """Returns the error on held-out samples, of every decomposition by the name that readers see."""
+    return {label_of(name): float(one.held_out.mean()) for name, one in result.runs.items()}
+
+
+def p_active(result: RealResult) -> dict[str, Tensor]:
+    """Returns P_act `[n_v]`, of every decomposition by the name that readers see."""
+    return {label_of(name): one.l3d.p_active for name, one in result.runs.items()}
 
 
 def repeated(result: RealResult, kind: str) -> list[str]:
