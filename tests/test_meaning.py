@@ -1,5 +1,6 @@
 """Steps of equal effect, their selectivity, and how far decompositions are the same."""
 
+import copy
 import math
 
 import pytest
@@ -46,6 +47,24 @@ def test_a_matched_step_by_hand():
         assert float(each[sample]) == pytest.approx(diverged(scale * float(found.lengths[row])), rel=1e-4)
         assert float(each[1 - sample]) == pytest.approx(0, abs=1e-12)
     assert model.w.tolist() == [2**-30, 0]
+
+
+def test_what_comes_before_the_parameters_runs_once():
+    generator = torch.Generator().manual_seed(0)
+    model, calls = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2)).eval(), []
+    model[0].register_forward_hook(lambda *_: calls.append(1))
+    x, directions = torch.randn(40, 3, generator=generator), torch.randn(2, 15, generator=generator)
+    found = matched_steps(model, x, directions, "2.*", 0.01)
+    n_before = len(calls)
+    assert n_before <= 5  # To find out what comes before, to keep it and to see that it holds; no step needs it.
+    base = model(x).log_softmax(-1)
+    for v, length, each in zip(directions, found.lengths, found.divergence, strict=True):
+        moved, step = copy.deepcopy(model), v / v.norm() * length
+        with torch.no_grad():
+            moved[2].weight += step[:12].view(3, 4)
+            moved[2].bias += step[12:]
+        after = moved(x).log_softmax(-1)
+        torch.testing.assert_close(each, (base.exp() * (base - after)).sum(-1), rtol=1e-3, atol=1e-6)
 
 
 def test_a_direction_that_changes_nothing_reaches_no_length():

@@ -20,6 +20,7 @@ from l3d_core.chapters.meaning import matched_steps, step_selectivity
 from l3d_core.chapters.real_chapter import RealSettings, compute, jobs
 from l3d_core.chapters.real_measures import Measuring
 from l3d_core.chapters.real_models import Language, Planned, Subject
+from l3d_core.chapters.statistics import spread_text
 from l3d_core.chapters.studies import fit_job
 from l3d_core.chapters.vision import ImageCard
 from l3d_core.figures.cards import show_images, show_texts
@@ -35,7 +36,7 @@ SETTINGS = RealSettings(
         "text": Planned(CONFIG), "text-1": Planned(CONFIG, 1), "code": Planned(replace(CONFIG, k_extra=1)),
         "tuned": Planned(replace(CONFIG, loss="recon_sq")),
     },
-    candidates={"slow, never": Planned(CONFIG), "fast, 1/2": Planned(replace(CONFIG, lr=0.1))},
+    candidates={"slow, never": Planned(CONFIG), "fast, 1/2": Planned(replace(CONFIG, lr=0.1, revival=1 / 32))},
     n_candidate=4,
     measuring=Measuring(n_top=3, n_references=3, n_random=2, n_principal=12, n_moved=4, change=1e-4, share=0.25),
 )  # fmt: skip
@@ -270,6 +271,10 @@ def test_the_record_has_numbers_claims_and_costs(result):
     assert record["numbers"]["n_held_out"] == 4 and record["numbers"]["more"] == 1
     assert claims["recon"]["code"] == [pytest.approx(float(found.runs["code"].l3d.history.recon_sq[-1]), abs=1e-6)]
     assert len(claims["meaning"]["code"]) == int(tables.live(found, "code").sum())
+    for key, name in (("plain", "slow, never"), ("revived", "fast, 1/2")):
+        one = found.candidates[name]
+        assert record["numbers"][f"tried_{key}"].startswith(f"{float(one.held_out.mean()):.3f} [")
+        assert record["numbers"][f"tried_dead_{key}"] == spread_text([float((~one.l3d.live).sum())], 0)
     assert set(record["provenance"]["seconds"]) == {*SETTINGS.runs, "tried slow, never", "tried fast, 1/2", "measures"}
     assert [row["variant"] for row in record["table"]] == list(SETTINGS.runs)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -11,13 +12,16 @@ from torch import Tensor, nn
 from torch.nn.functional import kl_div, normalize
 from tqdm import tqdm
 
-from ..gradients import by_position, model_outputs, select_parameters, split_parameters
+from ..cuts import cut_prefix
+from ..gradients import build_target, by_position, model_outputs, select_parameters, split_parameters
 from ..metrics import match_directions
 
 # How near the mean change of outputs comes to the one asked for, and how often a step's length is corrected.
 NEAR, CORRECTIONS = 0.02, 12
 # The first step's share of the length of the weights.
 FIRST = 1e-2
+# Inputs run at once, and most numbers to keep of what comes before the parameters.
+CHUNK, STORED = 250, 2**28
 
 
 class Moved(NamedTuple):
@@ -38,8 +42,6 @@ def matched_steps(
 ) -> Moved:  # fmt: skip
     """Returns what a step along each direction does, of such a length that the outputs change as much in the mean.
 
-    The length is corrected as if the divergence were quadratic in it, which it is close to zero.
-
     Args:
         model: The target, whose outputs are logits.
         inputs: `[n, ...]`.
@@ -56,11 +58,12 @@ def matched_steps(
     size = float(torch.cat([p.flatten() for p in w0.values()]).norm())
     if not size > 0:
         raise ValueError("the decomposed weights are all zero; expected some length to scale a first step by.")
-    base = _log_probabilities(model, {}, inputs)
+    log_probabilities = _log_probabilities(model, inputs, parameters)
+    base = log_probabilities(w0)
 
     def diverged(direction: Tensor, length: float) -> Tensor:
         step = split_parameters(direction * length, shapes)
-        after = _log_probabilities(model, {name: w0[name] + step[name] for name in w0}, inputs)
+        after = log_probabilities({name: w0[name] + step[name] for name in w0})
         return kl_div(after, base, reduction="none", log_target=True).sum(-1)
 
     found, length = [], FIRST * size
@@ -73,23 +76,47 @@ def matched_steps(
 def _matched(
     diverged: Callable[[Tensor, float], Tensor], direction: Tensor, length: float, change: float
 ) -> tuple[float, Tensor]:
-    """Returns the length at which the mean divergence is near the one asked for, and the samples' divergences."""
-    each = diverged(direction, length)
+    """Returns the length at which the mean divergence is near the one asked for, and the samples' divergences.
+
+    The divergence is taken for a power of the length: 2 at first, then as the last two lengths had it.
+    """
+    each, power, before = diverged(direction, length), 2.0, None
     for _ in range(CORRECTIONS):
         mean = float(each.mean())
         if abs(mean / change - 1) <= NEAR:
             return length, each
-        # Not more than tenfold at once: far from zero the divergence is anything but quadratic.
-        length *= min(max((change / max(mean, 1e-30)) ** 0.5, 0.1), 10)
+        if before is not None and mean > 0 and before[1] > 0 and mean != before[1]:
+            power = min(max(math.log(mean / before[1]) / math.log(length / before[0]), 0.5), 8.0)
+        before = length, mean
+        # Not more than tenfold at once: far from zero the divergence is anything but a power.
+        length *= min(max((change / max(mean, 1e-30)) ** (1 / power), 0.1), 10)
         each = diverged(direction, length)
     return float("nan"), torch.full_like(each, torch.nan)
 
 
-def _log_probabilities(model: nn.Module, weights: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
-    """Returns `[n_s, n_o]`, positions being samples of their own."""
-    with torch.no_grad():
-        parts = [model_outputs(model, dict(weights), x) for x in inputs.split(64)]
-    return torch.cat([by_position(part).flatten(0, 1) for part in parts]).log_softmax(-1)
+def _log_probabilities(
+    model: nn.Module, inputs: Tensor, parameters: str | Sequence[str]
+) -> Callable[[Mapping[str, Tensor]], Tensor]:
+    """Returns a function of the decomposed parameters that returns `[n_s, n_o]`, positions being samples of their own.
+
+    What comes before these parameters runs once.
+    """
+    target = build_target([model], parameters)
+    prefix = cut_prefix(target, inputs, STORED)
+    short = target if prefix is None else prefix.target
+    rest = {name: t[0] for name, t in short.rest.items()}
+
+    def outputs(weights: Mapping[str, Tensor]) -> Tensor:
+        parts = []
+        for chosen in torch.arange(len(inputs), device=inputs.device).split(CHUNK):
+            if prefix is not None:
+                prefix.at(chosen)
+            with torch.no_grad():
+                y = model_outputs(short.module, {**weights, **rest}, inputs[chosen])
+            parts.append(by_position(y).flatten(0, 1))
+        return torch.cat(parts).log_softmax(-1)
+
+    return outputs
 
 
 def step_selectivity(divergence: Tensor, impacts: Tensor, share: float) -> Tensor:

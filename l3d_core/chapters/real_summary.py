@@ -80,7 +80,7 @@ def numbers(result: RealResult, labels: Sequence[str], common: Sequence[str]) ->
             f"dead_{name}": int((~kept).sum()), f"rare_{name}": int((p_active < PRINTED_ZERO).sum()),
             f"in_common_{name}": f"{100 * float(in_common(result, common, name).double().mean()):.0f} %",
         }  # fmt: skip
-    found |= _of_sets(result, common)
+    found |= _of_sets(result, common) | _of_candidates(result)
     for i, label in enumerate(labels):
         z = [z_scores(result, label, name) for name in seeds]
         found[f"coherence_{i}"] = f"{float(coherences(result, label, 'text').mean()):.3f}"
@@ -103,6 +103,17 @@ def _of_sets(result: RealResult, common: Sequence[str]) -> dict[str, str]:
     for kind in ("random", "rotated"):
         shares = [float(in_common(result, common, name).double().mean()) for name in repeated(result, kind)]
         found[f"in_common_{kind}"] = f"{100 * sum(shares) / len(shares):.0f} %"
+    return found
+
+
+def _of_candidates(result: RealResult) -> dict[str, str]:
+    """Returns held-out errors and dead subnetworks of the candidates with and without revival."""
+    found = {}
+    for key, revived in (("plain", False), ("revived", True)):
+        of = [one for one in result.candidates.values() if (one.l3d.config.revival > 0) == revived]
+        if of:
+            found[f"tried_{key}"] = spread_text([float(one.held_out.mean()) for one in of])
+            found[f"tried_dead_{key}"] = spread_text([float((~one.l3d.live).sum()) for one in of], 0)
     return found
 
 
