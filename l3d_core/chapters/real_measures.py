@@ -111,7 +111,8 @@ def direction_sets(
 ) -> dict[str, Directions]:
     """Returns all sets of directions by name, see `measure`."""
     first = next(iter(done.values())).l3d
-    trained = {name: one.l3d for name, one in done.items()} | {"untrained": at_start(first, subject.inputs)}
+    start = at_start(first, subject.inputs[: first.config.batch_size])  # Which inputs does not matter.
+    trained = {name: one.l3d for name, one in done.items()} | {"untrained": start}
     sets = {name: Directions(l3d.v_in.matrix(), l3d.v_out.matrix()) for name, l3d in trained.items()}
     n_w, n_v = sets["untrained"].v_out.shape[1], first.config.n_v
     most = min(measuring.n_principal, GRADIENT_NUMBERS // n_w)
