@@ -32,6 +32,8 @@ class Row:
     def found(self, variant: str) -> str:
         """Returns what a variant gave: median and range, or on how many targets the claim held."""
         values = self.values[variant]
+        if not values:
+            return "none"
         if self.claim.paper is None:
             return f"{sum(map(bool, values))} of {len(values)}"
         return spread_text(values)
@@ -41,8 +43,11 @@ class Row:
 
         Of a claim that is not testable it says nothing but how many values there are.
         """
+        fewest = min(map(len, self.values.values()))
+        if not fewest:
+            return "what it is measured by decides nothing here; the chapter says why"
         if self.verdict == NOT_TESTABLE:
-            return f"{min(map(len, self.values.values()))} of the {FEWEST} values it takes"
+            return f"{fewest} of the {FEWEST} values it takes"
         reasons = {name: reason(self.claim, self.paper, self.values[name]) for name in VARIANTS}
         if self.paper is None:
             return "holds for " + (", ".join(name for name, why in reasons.items() if why) or "none")

@@ -110,3 +110,9 @@ def test_a_row_tells_why_a_number_holds_and_which_median_is_nearest():
         "holds for text (median within tolerance); code (by its range only). The nearest median is that of *text*."
     )
     assert row.holding() == expected
+
+
+def test_a_row_without_values_says_that_nothing_was_decided():
+    row = claims.Row(YES_NO, None, values([], [], []), verdict(YES_NO, None, {"text": [], "code": [], "tuned": []}))
+    assert row.verdict == NOT_TESTABLE and row.found("text") == "none"
+    assert row.holding() == "what it is measured by decides nothing here; the chapter says why"

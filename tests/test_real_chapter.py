@@ -238,6 +238,16 @@ def test_something_in_common_is_more_than_most_random_directions_have_and_a_majo
     assert tables.in_common(both, ["c", "d"], "text").tolist() == [False, True]
 
 
+def test_where_nothing_can_have_more_in_common_the_claim_has_no_values(monkeypatch):
+    monkeypatch.setattr(summary, "VARIANTS", ("text",))
+    full = made([1.0, 0.5, 1.0], [1, 1, 0], [[1.0, 0.1], [1.0, 0.2]], [0, 1])  # Half of the random ones are all alike.
+    assert tables.saturated(full, ["c"]) and tables.all_alike(full, ["c"], "text").tolist() == [True, False]
+    assert summary.claims(full, "recon", "meaning", ["c"])["meaning"] == {"text": []}
+    some = made([1.0, 0.5, 1.0], [1, 1, 0], [[0.9, 0.1], [0.9, 0.2]], [0, 1])
+    assert not tables.saturated(some, ["c"])
+    assert summary.claims(some, "recon", "meaning", ["c"])["meaning"] == {"text": [True, False]}
+
+
 def test_labels_that_are_the_commonest_of_some_direction():
     found = made([0.0] * 4, [1, 1, 1, 0], [[0.0], [1.0]], [0.0, 1.0])
     found.measures["text/top"] = torch.tensor([[0, 1, 2, 3], [0, 1, 2, 4], [0, 3, 4, 5], [6, 6, 6, 6]])

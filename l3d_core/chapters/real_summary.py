@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from .real_chapter import RealResult
 from .real_tables import (
+    all_alike,
     chosen_candidate,
     coherences,
     identity_error,
@@ -15,6 +18,7 @@ from .real_tables import (
     limit,
     live,
     repeated,
+    saturated,
     spread_circuits,
     z_scores,
 )
@@ -35,6 +39,8 @@ def claims(
 ) -> dict[str, dict[str, list]]:
     """Returns values of claims by variant: its error, and of each live subnetwork whether its samples have a label.
 
+    Of the latter there are none if random directions leave nothing to exceed: then the measure decides nothing.
+
     Args:
         result: The chapter's.
         recon: Name of the claim on the error.
@@ -45,7 +51,7 @@ def claims(
     found: dict[str, dict[str, list]] = {name: {} for name in (recon, meaning, dead) if name}
     for name in VARIANTS:
         found[recon][name] = [round(float(result.runs[name].l3d.history.recon_sq[-1]), 6)]
-        found[meaning][name] = in_common(result, labels, name).tolist()
+        found[meaning][name] = [] if saturated(result, labels) else in_common(result, labels, name).tolist()
         if dead:
             found[dead][name] = [round(float((~live(result, name)).double().mean()), 6)]
     return found
@@ -98,11 +104,14 @@ def _of_sets(result: RealResult, common: Sequence[str]) -> dict[str, str]:
         kept = live(result, name)
         for kind in ("selectivity", "crossed"):
             found[f"{kind}_{key}"] = f"{float(result.of(kind, name)[kept].nanmedian()):.1f}"
+        found[f"alike_{key}"] = f"{100 * float(all_alike(result, common, name).double().mean()):.0f} %"
         tops = result.of("top", name)[kept]
         found[f"distinct_{key}"] = f"{100 * len(tops.unique()) / max(tops.numel(), 1):.0f} %"
     for kind in ("random", "rotated"):
         shares = [float(in_common(result, common, name).double().mean()) for name in repeated(result, kind)]
         found[f"in_common_{kind}"] = f"{100 * sum(shares) / len(shares):.0f} %"
+        alike = torch.cat([all_alike(result, common, name) for name in repeated(result, kind)])
+        found[f"alike_{kind}"] = f"{100 * float(alike.double().mean()):.0f} %"
     return found
 
 

@@ -121,6 +121,16 @@ def limit(result: RealResult, labels: Sequence[str]) -> float:
     return max(float(pooled.amax(0).double().quantile(1 - RARE)), majority(result.settings.measuring.n_top) - 1e-6)
 
 
+def saturated(result: RealResult, labels: Sequence[str]) -> bool:
+    """Returns whether so many random directions have top samples of one label that none can have more in common."""
+    return limit(result, labels) > 1 - 1e-6
+
+
+def all_alike(result: RealResult, labels: Sequence[str], name: str) -> Tensor:
+    """Returns which live directions of a set have top samples of one label, of any of several kinds."""
+    return torch.stack([coherences(result, label, name) for label in labels]).amax(0) > 1 - 1e-6
+
+
 def in_common(result: RealResult, labels: Sequence[str], name: str) -> Tensor:
     """Returns which live directions of a set have top samples with more in common than 95 % of random directions'.
 
