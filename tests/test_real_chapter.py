@@ -314,9 +314,10 @@ def test_hostile_texts_are_shown_as_text():
 def test_image_cards_show_each_image_or_one_picture():
     pixels = torch.randint(256, (3, 3, 4, 4), dtype=torch.uint8)
     each = show_images([ImageCard(0, 0.5, pixels, [["cat", "<dog>"]] * 3)])
+    assert [f'alt="top image {i}"' in each for i in (1, 2, 3, 4)] == [True] * 3 + [False]
     assert each.count("<figure>") == 3 and "&lt;dog&gt;" in each and each.count("data:image/jpeg;base64,") == 3
     one = show_images([ImageCard(0, 0.5, pixels, [["cat", "a"], ["b", "cat"], ["b", "cat"]])], compact=True)
-    assert one.count("<img") == 1 and 'alt="3 images"' in one and "→ cat · b · a" in one
+    assert one.count("<img") == 1 and 'alt="its 3 top images"' in one and "→ cat · b · a" in one
 
 
 def test_images_are_animals_or_vehicles_where_their_classes_say_so():

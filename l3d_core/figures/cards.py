@@ -83,13 +83,13 @@ def show_images(cards: Sequence[ImageCard], *, compact: bool = False) -> Html:
     def inside(card: ImageCard) -> str:
         if compact:
             often = [name for name, _ in Counter(name for names in card.outputs for name in names).most_common(3)]
-            picture = f'<img alt="{len(card.pixels)} images" src="{_picture(list(card.pixels))}">'
+            picture = f'<img alt="its {len(card.pixels)} top images" src="{_picture(list(card.pixels))}">'
             return f'{picture}<span class="o">→ {" · ".join(map(escape, often))}</span>'
         pairs = zip(card.pixels, card.outputs, strict=True)
         captions = [(image, "<br>".join(map(escape, names))) for image, names in pairs]
         figures = (
-            f'<figure><img alt="" src="{_picture([image])}"><figcaption>{names}</figcaption></figure>'
-            for image, names in captions
+            f'<figure><img alt="top image {i}" src="{_picture([image])}"><figcaption>{names}</figcaption></figure>'
+            for i, (image, names) in enumerate(captions, 1)
         )
         return f'<div class="l3d-images">{"".join(figures)}</div>'
 
