@@ -280,6 +280,9 @@ def test_the_record_has_numbers_claims_and_costs(result):
     record = summary.summarise(found, "quick", language.LABELS, language.LABELS[:2], {"more": 1}, claims)
     assert record["numbers"]["n_held_out"] == 4 and record["numbers"]["more"] == 1
     assert claims["recon"]["code"] == [pytest.approx(float(found.runs["code"].l3d.history.recon_sq[-1]), abs=1e-6)]
+    told = tables.selectivity_table(found)["own samples"]
+    for name, key in (("text", "text"), ("tuned", "tuned"), ("principal", "principal")):
+        assert told[name].startswith(f"{record['numbers'][f'selectivity_{key}']} [")
     assert len(claims["meaning"]["code"]) == int(tables.live(found, "code").sum())
     for key, name in (("plain", "slow, never"), ("revived", "fast, 1/2")):
         one = found.candidates[name]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .real_chapter import RealResult
 from .real_tables import (
@@ -22,7 +23,7 @@ from .real_tables import (
     spread_circuits,
     z_scores,
 )
-from .statistics import settings_digest, spread_text
+from .statistics import settings_digest, spread, spread_text
 
 VARIANTS = ("text", "code", "tuned")
 # The epoch at which decompositions of all lengths are compared, and what the paper prints as 0.00.
@@ -103,7 +104,7 @@ def _of_sets(result: RealResult, common: Sequence[str]) -> dict[str, str]:
         found |= {f"{kind}_{key}": f"{float(result.of(kind, name)):.3f}" for kind in ("top_k", "dense", "span")}
         kept = live(result, name)
         for kind in ("selectivity", "crossed"):
-            found[f"{kind}_{key}"] = f"{float(result.of(kind, name)[kept].nanmedian()):.1f}"
+            found[f"{kind}_{key}"] = f"{_median(result.of(kind, name)[kept]):.1f}"
         found[f"alike_{key}"] = f"{100 * float(all_alike(result, common, name).double().mean()):.0f} %"
         tops = result.of("top", name)[kept]
         found[f"distinct_{key}"] = f"{100 * len(tops.unique()) / max(tops.numel(), 1):.0f} %"
@@ -113,6 +114,12 @@ def _of_sets(result: RealResult, common: Sequence[str]) -> dict[str, str]:
         alike = torch.cat([all_alike(result, common, name) for name in repeated(result, kind)])
         found[f"alike_{kind}"] = f"{100 * float(alike.double().mean()):.0f} %"
     return found
+
+
+def _median(values: Tensor) -> float:
+    """Returns the median of those that are finite, as the tables tell it; NaN of none."""
+    finite = values[values.isfinite()]
+    return spread(finite)["median"] if len(finite) else float("nan")
 
 
 def _of_candidates(result: RealResult) -> dict[str, str]:
@@ -133,7 +140,7 @@ def table(result: RealResult) -> list[dict[str, Any]]:
             "variant": name, "seed": one.l3d.seed, "epochs": one.l3d.config.epochs,
             "recon_sq": round(float(one.l3d.history.recon_sq[-1]), 6), "held_out": round(float(one.held_out.mean()), 6),
             "live": int(live(result, name).sum()),
-            "selectivity": round(float(result.of("selectivity", name)[live(result, name)].nanmedian()), 6),
+            "selectivity": round(_median(result.of("selectivity", name)[live(result, name)]), 6),
         }
         for name, one in result.runs.items()
     ]  # fmt: skip

@@ -32,7 +32,7 @@ STYLE = (
     ".l3d-images{display:grid;grid-template-columns:repeat(5,minmax(0,1fr));gap:.35rem}"
     ".l3d-images figure{margin:0;padding:0;font-size:.72rem;line-height:1.2}"
     ".l3d-card img{width:100%;height:auto;image-rendering:pixelated;display:block;box-shadow:none!important}"
-    ".l3d-images figcaption{margin:0;opacity:.85}"
+    ".l3d-images figcaption{margin:0;color:inherit;font-size:inherit;hyphens:auto}"
     "</style>"
 )
 
