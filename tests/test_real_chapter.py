@@ -248,6 +248,11 @@ def test_where_nothing_can_have_more_in_common_the_claim_has_no_values(monkeypat
     assert summary.claims(some, "recon", "meaning", ["c"])["meaning"] == {"text": [True, False]}
 
 
+def test_a_step_is_held_against_the_direction_before_where_both_are_live():
+    found = made([0.0] * 4, [1, 0, 1, 1], [[0.0], [1.0]], [0.0], **{"text/crossed": torch.tensor([1.0, 2, 3, 4])})
+    assert tables.crossed(found, "text").tolist() == [1, 4]  # Before 0 stands 3; before 2 the dead one.
+
+
 def test_labels_that_are_the_commonest_of_some_direction():
     found = made([0.0] * 4, [1, 1, 1, 0], [[0.0], [1.0]], [0.0, 1.0])
     found.measures["text/top"] = torch.tensor([[0, 1, 2, 3], [0, 1, 2, 4], [0, 3, 4, 5], [6, 6, 6, 6]])

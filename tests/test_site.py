@@ -37,7 +37,8 @@ FAINT = """(() => {
   const solid = c => { const n = numbers(c); return n.length < 4 || n[3] > .5 };
   const ground = e => { while (e) { const c = getComputedStyle(e).backgroundColor;
     if (solid(c)) return c; e = e.parentElement } return 'rgb(255, 255, 255)' };
-  return [...document.querySelectorAll('.bd-article td, .bd-article th, .bd-article p, .bd-article .verdict')]
+  return [...document.querySelectorAll(['td', 'th', 'p', '.verdict', '.l3d-card h4', '.l3d-card li',
+    '.l3d-card figcaption', '.l3d-card .o'].map(name => `.bd-article ${name}`).join())]
     .filter(e => e.innerText.trim()).map(e => { const a = light(getComputedStyle(e).color), b = light(ground(e));
       return [(Math.max(a, b) + .05) / (Math.min(a, b) + .05), e.innerText.slice(0, 40)] })
     .filter(([ratio]) => ratio < 4.5) })()"""

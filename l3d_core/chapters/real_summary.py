@@ -13,6 +13,7 @@ from .real_tables import (
     all_alike,
     chosen_candidate,
     coherences,
+    crossed,
     identity_error,
     in_common,
     kept_per_sample,
@@ -103,8 +104,8 @@ def _of_sets(result: RealResult, common: Sequence[str]) -> dict[str, str]:
         key = name.split(" ")[0]
         found |= {f"{kind}_{key}": f"{float(result.of(kind, name)):.3f}" for kind in ("top_k", "dense", "span")}
         kept = live(result, name)
-        for kind in ("selectivity", "crossed"):
-            found[f"{kind}_{key}"] = f"{_median(result.of(kind, name)[kept]):.1f}"
+        found[f"selectivity_{key}"] = f"{_median(result.of('selectivity', name)[kept]):.1f}"
+        found[f"crossed_{key}"] = f"{_median(crossed(result, name)):.1f}"
         found[f"alike_{key}"] = f"{100 * float(all_alike(result, common, name).double().mean()):.0f} %"
         tops = result.of("top", name)[kept]
         found[f"distinct_{key}"] = f"{100 * len(tops.unique()) / max(tops.numel(), 1):.0f} %"

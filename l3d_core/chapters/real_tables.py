@@ -198,6 +198,12 @@ def coherence_table(result: RealResult, label: str, of: Tensor) -> pd.DataFrame:
     return pd.DataFrame(rows).fillna("").set_index("directions")
 
 
+def crossed(result: RealResult, name: str) -> Tensor:
+    """Returns the selectivity of steps for the top samples of the direction before, where both are live."""
+    kept = live(result, name)
+    return result.of("crossed", name)[kept & kept.roll(1)]
+
+
 def selectivity_table(result: RealResult) -> pd.DataFrame:
     """Returns how many times as much a step changes some samples as the rest: median, range and number.
 
@@ -212,7 +218,7 @@ def selectivity_table(result: RealResult) -> pd.DataFrame:
             ("another's", "crossed", 1),
             ("length", "length", 2),
         ):
-            values = result.of(key, name)[kept]
+            values = crossed(result, name) if key == "crossed" else result.of(key, name)[kept]
             values = values[values.isfinite()]
             row[head] = spread_text(values, digits) if len(values) else ""
         rows.append(row)
