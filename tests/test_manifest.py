@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -99,6 +100,18 @@ def test_tuning_targets_are_not_reported_on():
         assert not set(settings.seeds + settings.size_seeds) & set(settings.tuning_seeds)
     paper = experiments.settings("01_superposition", "paper")
     assert paper.seeds == tuple(range(16)) and paper.tuning_seeds == tuple(range(1000, 1016))
+
+
+def test_the_settings_digest_is_the_same_wherever_the_package_lies(monkeypatch):
+    from l3d_core.chapters import statistics
+
+    vision = experiments.settings("06_vision", "paper")
+    here, weights = settings_digest(vision), vision.source.weights
+    assert str(statistics.PACKAGE) in repr(vision)
+    moved = Path("/elsewhere") / weights.relative_to(statistics.PACKAGE)
+    monkeypatch.setattr(statistics, "PACKAGE", Path("/elsewhere"))
+    assert settings_digest(replace(vision, source=replace(vision.source, weights=moved))) == here
+    assert settings_digest(replace(vision, source=replace(vision.source, weights=Path("/elsewhere/other")))) != here
 
 
 def test_the_settings_digest_follows_every_setting():

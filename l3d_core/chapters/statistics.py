@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ..artifacts import config_hash
+
+PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def spread(values: Iterable[float]) -> dict[str, float]:
@@ -28,5 +31,8 @@ def last_epochs(recon: Tensor) -> Tensor:
 
 
 def settings_digest(settings: object) -> str:
-    """Returns a hash of a preset's settings, order included, to tell whether a result was made with today's."""
-    return config_hash({"settings": repr(settings)})
+    """Returns a hash of a preset's settings, order included, to tell whether a result was made with today's.
+
+    Where the package lies, which the paths of shipped weights tell, takes no part.
+    """
+    return config_hash({"settings": repr(settings).replace(str(PACKAGE), "")})
