@@ -11,6 +11,7 @@ from . import experiments, record
 from .chapters.statistics import settings_digest
 from .chapters.studies import fit_job
 from .claims import CLAIMS, ledger
+from .parallel import small_work
 from .publish import toc_pages
 from .real_experiments import missing_data
 from .runner import incomplete
@@ -39,7 +40,8 @@ def check_all(root: Path, progress: bool = False) -> list[str]:
         if not found and not missing:
             if progress:
                 print(f"{name}: recomputing the first losses of its runs")
-            found = check_losses(name, record.read(path))
+            with small_work(True):  # As the runs were made; on two threads many small operations wait for each other.
+                found = check_losses(name, record.read(path))
         problems += found
     return problems or check_claims(root)
 
