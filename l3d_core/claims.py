@@ -43,7 +43,7 @@ class Row:
 
         Of a claim that is not testable it says nothing but how many values there are.
         """
-        fewest = min(map(len, self.values.values()))
+        fewest = n_values(self.values)
         if not fewest:
             return "what it is measured by decides nothing here; the chapter says why"
         if self.verdict == NOT_TESTABLE:
@@ -75,13 +75,18 @@ def holds(claim: Claim, paper: float | None, values: list[float]) -> bool:
     return bool(reason(claim, paper, values))
 
 
+def n_values(values: Mapping[str, list[float]]) -> int:
+    """Returns how many values every variant has at least."""
+    return min(map(len, values.values()))
+
+
 def verdict(claim: Claim, paper: float | None, values: Mapping[str, list[float]]) -> str:
     """Returns 'reproduces', 'in part', 'does not' or 'not testable'.
 
     It reproduces if it holds for the method as the text states it; in part if only another variant does, or if a
     claim that is true or false is true of at least half of the targets; it is not testable on fewer than 8.
     """
-    if min(len(v) for v in values.values()) < FEWEST:
+    if n_values(values) < FEWEST:
         return NOT_TESTABLE
     if holds(claim, paper, values["text"]):
         return REPRODUCES

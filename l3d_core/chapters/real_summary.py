@@ -106,14 +106,15 @@ def _of_sets(result: RealResult, common: Sequence[str]) -> dict[str, str]:
         kept = live(result, name)
         found[f"selectivity_{key}"] = f"{_median(result.of('selectivity', name)[kept]):.1f}"
         found[f"crossed_{key}"] = f"{_median(crossed(result, name)):.1f}"
-        found[f"alike_{key}"] = f"{100 * float(all_alike(result, common, name).double().mean()):.0f} %"
         tops = result.of("top", name)[kept]
         found[f"distinct_{key}"] = f"{100 * len(tops.unique()) / max(tops.numel(), 1):.0f} %"
     for kind in ("random", "rotated"):
         shares = [float(in_common(result, common, name).double().mean()) for name in repeated(result, kind)]
         found[f"in_common_{kind}"] = f"{100 * sum(shares) / len(shares):.0f} %"
-        alike = torch.cat([all_alike(result, common, name) for name in repeated(result, kind)])
-        found[f"alike_{kind}"] = f"{100 * float(alike.double().mean()):.0f} %"
+    alike = {name: [name] for name in (*VARIANTS, "untrained", "principal")}
+    for key, names in (alike | {kind: repeated(result, kind) for kind in ("random", "rotated")}).items():
+        each = torch.cat([all_alike(result, common, name) for name in names])
+        found[f"alike_{key}"] = f"{100 * float(each.double().mean()):.0f} %"
     return found
 
 

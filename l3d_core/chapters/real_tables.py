@@ -77,6 +77,11 @@ def coherences(result: RealResult, label: str, name: str) -> Tensor:
     return result.of(label, name)[live(result, name)]
 
 
+def best_coherences(result: RealResult, labels: Sequence[str], name: str) -> Tensor:
+    """Returns `coherences` in the kind of label in which each direction's top samples are most alike."""
+    return torch.stack([coherences(result, label, name) for label in labels]).amax(0)
+
+
 def coherence_by_label(result: RealResult, labels: Sequence[str]) -> dict[str, dict[str, Tensor]]:
     """Returns, by kind of label and set of directions, how alike the top samples of each direction are."""
     found = {}
@@ -116,9 +121,8 @@ def limit(result: RealResult, labels: Sequence[str]) -> float:
 
     At least that of a majority, so that two samples alike are not something in common.
     """
-    names = repeated(result, "random")
-    pooled = torch.stack([torch.cat([coherences(result, label, name) for name in names]) for label in labels])
-    return max(float(pooled.amax(0).double().quantile(1 - RARE)), majority(result.settings.measuring.n_top) - 1e-6)
+    best = torch.cat([best_coherences(result, labels, name) for name in repeated(result, "random")])
+    return max(float(best.double().quantile(1 - RARE)), majority(result.settings.measuring.n_top) - 1e-6)
 
 
 def saturated(result: RealResult, labels: Sequence[str]) -> bool:
@@ -128,7 +132,7 @@ def saturated(result: RealResult, labels: Sequence[str]) -> bool:
 
 def all_alike(result: RealResult, labels: Sequence[str], name: str) -> Tensor:
     """Returns which live directions of a set have top samples of one label, of any of several kinds."""
-    return torch.stack([coherences(result, label, name) for label in labels]).amax(0) > 1 - 1e-6
+    return best_coherences(result, labels, name) > 1 - 1e-6
 
 
 def in_common(result: RealResult, labels: Sequence[str], name: str) -> Tensor:
@@ -136,8 +140,7 @@ def in_common(result: RealResult, labels: Sequence[str], name: str) -> Tensor:
 
     Of several kinds of label the one counts in which a direction's samples are most alike, for random ones too.
     """
-    best = torch.stack([coherences(result, label, name) for label in labels]).amax(0)
-    return best > limit(result, labels)
+    return best_coherences(result, labels, name) > limit(result, labels)
 
 
 def distinct(result: RealResult, of: Tensor, name: str) -> int:
