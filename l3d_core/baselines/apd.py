@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .apd_losses import Losses, attributions, l_p_losses, top_k_losses
+from .apd_losses import Losses, attributions, l_p_losses, squared_attributions, top_k_losses
 from .apd_networks import Factors, Network
 
 
@@ -161,7 +161,8 @@ def losses(network: Network, x: Tensor, components: dict[str, Factors], config: 
     if config.attributions == "components":
         at = {name: own.total() for name, own in components.items()}
     if config.form == "l_p":
-        return l_p_losses(network, x, components, attributions(network, x, at, components), config.p_attribution, config.p)
+        squares = squared_attributions(network, x, at, components)
+        return l_p_losses(network, x, components, squares, config.p_attribution, config.p)
     with torch.no_grad():
         scores = attributions(network, x, at, components)
     k_count = math.floor(config.top_k * x.shape[1] + 1e-9)

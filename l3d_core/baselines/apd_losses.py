@@ -30,7 +30,14 @@ def attributions(network: Network, x: Tensor, weights: Mapping[str, Tensor], com
     Returns:
         `[n_runs, n_s, n_components]`.
     """
-    return network.effects(x, weights, components).square().mean(-1).sqrt().mT
+    return squared_attributions(network, x, weights, components).sqrt()
+
+
+def squared_attributions(
+    network: Network, x: Tensor, weights: Mapping[str, Tensor], components: Mapping[str, Factors]
+) -> Tensor:
+    """Returns the squares of `attributions`, which have a slope at zero too."""
+    return network.effects(x, weights, components).square().mean(-1).mT
 
 
 def faithfulness(network: Network, components: Mapping[str, Factors]) -> Tensor:
@@ -93,7 +100,7 @@ def applied_active(components: Mapping[str, Factors], active: Active) -> Apply:
         own = components[name].transposed() if transposed else components[name]
         n_runs, n_s = h.shape[:2]
         at = (active.samples + n_s * torch.arange(n_runs, device=h.device)[:, None, None]).flatten()
-        rows = h.flatten(0, 1).index_select(0, at).view(*active.samples.shape, -1)
+        rows = h.flatten(0, 1).index_select(0, at).view(*active.samples.shape, h.shape[-1])
         out = (rows @ own.u.transpose(1, 2) @ own.v) * active.valid[..., None]
         return out.new_zeros(n_runs * n_s, out.shape[-1]).index_add(0, at, out.flatten(0, 2)).view(n_runs, n_s, -1)
 
@@ -123,7 +130,7 @@ def top_k_losses(
         x: Inputs `[n_runs, n_s, n_i]`.
         components: P_c of each weight matrix.
         scores: Attributions `[n_runs, n_s, n_components]`; no gradient runs through what they choose.
-        k_count: How many components are active in the batch, over all samples.
+        k_count: How many components are active in the batch, over all samples; none with an attribution of 0.
         p: Power of the Schatten norm.
         hidden: Compare hidden activations too.
     """
@@ -143,22 +150,22 @@ def top_k_losses(
 
 
 def l_p_losses(
-    network: Network, x: Tensor, components: Mapping[str, Factors], scores: Tensor, p_attribution: float, p: float
+    network: Network, x: Tensor, components: Mapping[str, Factors], squares: Tensor, p_attribution: float, p: float
 ) -> Losses:
     """Returns the losses of the form without top-k (APD Eq. 26), means over samples.
 
     Minimality is `sum_c A_c^p1`, simplicity `sum_c A_c^p1 |P_c|_p^p`, divided as in `top_k_losses`. Both train the
-    attributions, so `scores` must carry a gradient.
+    attributions, so `squares` must carry a gradient.
 
     Args:
         network: The target.
         x: Inputs `[n_runs, n_s, n_i]`.
         components: P_c of each weight matrix.
-        scores: Attributions `[n_runs, n_s, n_components]`.
+        squares: Squared attributions `[n_runs, n_s, n_components]`.
         p_attribution: p1.
         p: p2, the power of the Schatten norm.
     """
-    powers = (scores.square() + TINY).pow(p_attribution / 2)
+    powers = (squares + TINY).pow(p_attribution / 2)
     faithful = faithfulness(network, components)
     simple = (powers.mean(1) * schatten(components, p)).sum(1) / n_weights(network)
     return Losses(faithful, powers.sum(2).mean(1), simple, torch.zeros_like(faithful))

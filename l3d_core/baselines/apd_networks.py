@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
@@ -9,9 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "none": lambda h: h, "relu": torch.relu, "gelu": F.gelu, "elu": F.elu
-}  # fmt: skip
+# Each activation with its derivative.
+ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "none": (lambda h: h, torch.ones_like),
+    "relu": (torch.relu, lambda h: (h > 0).to(h)),
+    "gelu": (F.gelu, lambda h: torch.special.ndtr(h) + h * torch.exp(-h.square() / 2) / math.sqrt(2 * math.pi)),
+    "elu": (F.elu, lambda h: torch.exp(h.clamp(max=0))),
+}
 # Returns `h @ W` of the weight matrix of that name, or `h @ W^T`: `apply(name, h, transposed)`.
 Apply = Callable[..., Tensor]
 
@@ -126,7 +131,7 @@ class Chain(NamedTuple):
         """Returns outputs and the activations of all layers but the last, see `Network`."""
         hidden = [x]
         for i, (b, name) in enumerate(zip(self.b, self.activations, strict=True)):
-            hidden.append(ACTIVATIONS[name](apply(f"W.{i}", hidden[-1]) + b[:, None]))
+            hidden.append(ACTIVATIONS[name][0](apply(f"W.{i}", hidden[-1]) + b[:, None]))
         return hidden[-1], hidden[1:-1]
 
     def effects(self, x: Tensor, weights: Mapping[str, Tensor], components: Mapping[str, Factors]) -> Tensor:
@@ -136,8 +141,8 @@ class Chain(NamedTuple):
             w, own = weights[f"W.{i}"], components[f"W.{i}"]
             moved = own.inner(h) @ own.v + (moved @ w[:, None] if i else 0)
             opened = h @ w + b[:, None]
-            h, slope = torch.func.jvp(ACTIVATIONS[name], (opened,), (torch.ones_like(opened),))
-            moved = moved * slope[:, None]
+            activation, derivative = ACTIVATIONS[name]
+            h, moved = activation(opened), moved * derivative(opened)[:, None]
         return moved
 
 
