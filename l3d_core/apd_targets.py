@@ -1,9 +1,9 @@
-"""The targets of the APD paper: tied superposition, residual MLPs and hand-coded gated functions (APD App. D and B.1)."""
+"""The targets of the APD paper: tied superposition, residual MLPs and gated functions made by hand (App. D and B.1)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -209,11 +209,11 @@ def gated_functions(seed: int, *, n_functions: int = 4, n_mlp: int = 20, n_layer
     """
     if n_functions * N_PIECES > n_mlp * n_layers:
         raise ValueError(
-            f"{n_functions} functions take {n_functions * N_PIECES} neurons; got {n_layers} layers of {n_mlp}. Add some."
+            f"{n_functions} functions take {n_functions * N_PIECES} neurons; got {n_layers} layers of {n_mlp}."
         )
     generator = torch.Generator().manual_seed(seed)
-    low = torch.tensor([-1, 0.1, -math.pi, -1, 0.1, -math.pi, -1])
-    coefficients = low + torch.rand(n_functions, 7, generator=generator) * (torch.tensor([1, 1, math.pi] * 2 + [1]) - low)
+    low, high = torch.tensor([-1, 0.1, -math.pi] * 2 + [-1]), torch.tensor([1, 1, math.pi] * 2 + [1])
+    coefficients = low + torch.rand(n_functions, 7, generator=generator) * (high - low)
     places = torch.randperm(n_mlp * n_layers, generator=generator)[: n_functions * N_PIECES].view(n_functions, N_PIECES)
     knots = torch.linspace(0, MOST, N_PIECES)
     values = trigonometric(coefficients, knots)

@@ -15,7 +15,9 @@ from .apd_networks import Apply, Factors, Network, applied
 TINY = 1e-16
 
 
-def attributions(network: Network, x: Tensor, weights: Mapping[str, Tensor], components: Mapping[str, Factors]) -> Tensor:
+def attributions(
+    network: Network, x: Tensor, weights: Mapping[str, Tensor], components: Mapping[str, Factors]
+) -> Tensor:
     """Returns how much each component matters to each sample's outputs to first order (APD Eq. 8).
 
     `A_c(x) = sqrt(1/n_o sum_o (sum_l,i,j df_o/dtheta_lij P_c,lij)^2)`, with the derivatives of all outputs at once:
@@ -55,7 +57,7 @@ def n_weights(network: Network) -> int:
 
 
 def schatten(components: Mapping[str, Factors], p: float) -> Tensor:
-    """Returns `sum_l,m (|U_c,l,m|^2 |V_c,l,m|^2)^(p/2)` of each component (APD Eqs. 21 and 22), `[n_runs, n_components]`.
+    """Returns `sum_l,m (|U_clm|^2 |V_clm|^2)^(p/2)` of each component (APD Eqs. 21 and 22), `[n_runs, n_components]`.
 
     That is the p-th power of its Schatten norm if its terms are orthogonal.
     """

@@ -1,0 +1,156 @@
+"""What APD's components do: how near they are to single features, and what is left when others are taken away."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity, one_hot
+
+from ..baselines.apd import APD
+from ..baselines.apd_losses import applied_active, attributions, listed
+from ..baselines.apd_networks import Network, ResidualMLP, applied
+from ..l3d import batch_top_k
+
+# A component serves a feature if one of its neurons contributes as much (the authors' code).
+SERVES = 0.04
+
+
+class Geometry(NamedTuple):
+    """How near components of tied superposition are to the rows of W, each feature by itself.
+
+    Attributes:
+        component: The one whose row of a feature points most nearly along W's, `[n_runs, n_features]`.
+        cosine: Its cosine with W's; the mean over features is MMCS (APD Eq. 3).
+        ratio: Its row's length over that of W's; the mean over features is ML2R (APD Eq. 4).
+    """
+
+    component: Tensor
+    cosine: Tensor
+    ratio: Tensor
+
+
+def geometry(w: Tensor, components: Tensor) -> Geometry:
+    """Returns the cosines and lengths behind MMCS and ML2R.
+
+    Args:
+        w: `[n_runs, n_features, n_hidden]`.
+        components: P_c `[n_runs, n_components, n_features, n_hidden]`.
+    """
+    cosine, component = cosine_similarity(components, w[:, None], dim=-1).max(1)
+    lengths = components.norm(dim=-1).gather(1, component[:, None])[:, 0]
+    return Geometry(component, cosine, lengths / w.norm(dim=-1))
+
+
+def n_found(geometry: Geometry, least: float = 0.5) -> Tensor:
+    """Returns how many features have a component of their own, with a row at least half as long as W's, `[n_runs]`."""
+    shared = (geometry.component[:, :, None] == geometry.component[:, None]).sum(2) > 1
+    return (~shared & (geometry.ratio >= least)).sum(1)
+
+
+def contributions(network: ResidualMLP, weights: dict[str, Tensor]) -> Tensor:
+    """Returns how much each neuron has to do with each feature's computation (APD section 3.2).
+
+    `(R_i^T W_out) * (W_in E_i)`, the product of how a neuron reads feature i and how it writes output i; neurons of
+    all layers one behind the other.
+
+    Args:
+        network: Gives E and R.
+        weights: Matrices `[n_runs, ..., n_in, n_out]` by name, of the target or of every component.
+
+    Returns:
+        `[n_runs, ..., n_features, n_neurons]`.
+    """
+    extra = weights["W_in.0"].ndim - network.embed.ndim
+    embed, unembed = (t[(slice(None), *(None,) * extra)] for t in (network.embed, network.unembed))
+    layers = range(len(network.b))
+    return torch.cat([(embed @ weights[f"W_in.{i}"]) * (weights[f"W_out.{i}"] @ unembed).mT for i in layers], -1)
+
+
+def feature_components(network: Network, apd: APD, n_features: int) -> Tensor:
+    """Returns the component with the largest attribution on each feature alone, at 1, `[n_runs, n_features]`."""
+    weights = network.weights
+    x = torch.eye(n_features).to(next(iter(weights.values()))).expand(len(apd.seeds), -1, -1)
+    return attributions(network, x, weights, apd.components).argmax(-1)
+
+
+def n_own(component: Tensor) -> Tensor:
+    """Returns how many features have a component that is no other feature's, `[n_runs]`.
+
+    Args:
+        component: Of each feature `[n_runs, n_features]`, see `feature_components`.
+    """
+    return ((component[:, :, None] == component[:, None]).sum(2) == 1).sum(1)
+
+
+def masked_outputs(network: Network, apd: APD, x: Tensor, kept: Tensor) -> Tensor:
+    """Returns outputs with some components only, `[n_runs, n_s, n_o]`.
+
+    Args:
+        network: The targets.
+        apd: Their decompositions.
+        x: Inputs `[n_runs, n_s, n_i]`.
+        kept: Which components each sample has `[n_runs, n_s, n_components]`.
+    """
+    with torch.no_grad():
+        return network.forward(x, applied_active(apd.components, listed(kept)))[0]
+
+
+def most_attributed(network: Network, apd: APD, x: Tensor, top_k: float, batch_size: int) -> Tensor:
+    """Returns which components batch top-k chooses, `[n_runs, n_s, n_components]`.
+
+    Args:
+        network: The targets.
+        apd: Their decompositions.
+        x: Inputs `[n_runs, n_s, n_i]`, cut into batches in their order.
+        top_k: Active components per sample, in the mean over a batch.
+        batch_size: Samples of a batch; 1 for as many on each sample.
+    """
+    weights = network.weights
+    if apd.config.attributions == "components":
+        weights = {name: own.total() for name, own in apd.components.items()}
+    parts = []
+    with torch.no_grad():
+        for batch in x.split(max(batch_size, 1024 // batch_size * batch_size), 1):
+            scores = attributions(network, batch, weights, apd.components)
+            for own in scores.split(batch_size, 1):
+                parts.append(batch_top_k(own, max(int(top_k * own.shape[1] + 1e-9), 1)))
+    return torch.cat(parts, 1)
+
+
+class Scrubbed(NamedTuple):
+    """Squared errors of each sample against the target, mean over outputs, `[n_runs, n_s]`.
+
+    Attributes:
+        top_k: With the components that batch top-k chooses.
+        scrubbed: With those of the active features, and of the others a random half.
+        anti_scrubbed: With a random half, but none of those of the active features.
+    """
+
+    top_k: Tensor
+    scrubbed: Tensor
+    anti_scrubbed: Tensor
+
+
+def scrubbing(network: Network, apd: APD, x: Tensor, *, batch_size: int, seed: int = 0) -> Scrubbed:
+    """Returns what is left of the outputs with random halves of the components (APD section 3.2, Fig. 8).
+
+    Args:
+        network: The targets.
+        apd: Their decompositions.
+        x: Inputs `[n_runs, n_s, n_i]`; a feature is active where it is not 0.
+        batch_size: Of batch top-k.
+        seed: Seeds the halves, one fair coin for every component and sample.
+    """
+    own = one_hot(feature_components(network, apd, x.shape[-1]), apd.config.n_components)
+    serving = (x != 0).to(own) @ own > 0
+    generator = torch.Generator().manual_seed(seed)
+    coin = (torch.rand(serving.shape, generator=generator) < 0.5).to(serving.device)
+    target = network.forward(x, applied(network.weights))[0]
+
+    def error(kept: Tensor) -> Tensor:
+        return (masked_outputs(network, apd, x, kept) - target).square().mean(-1)
+
+    top_k = most_attributed(network, apd, x, apd.config.top_k, batch_size)
+    return Scrubbed(error(top_k), error(coin | serving), error(coin & ~serving))

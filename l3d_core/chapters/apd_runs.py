@@ -1,0 +1,147 @@
+"""Targets of the APD paper and their decompositions, from disk or computed, each seed by itself or side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import artifacts
+from ..apd_targets import GatedInputs, TargetTraining, gated_functions, train_targets
+from ..baselines.apd import APD, APDConfig
+from ..baselines.apd_losses import Losses
+from ..baselines.apd_networks import Factors, Network, ResidualMLP, TiedSuperposition
+from ..baselines.apd_training import Sampler, decompose_apd
+
+# Modules whose code results depend on, beside those that all results do.
+CODE = ("apd", "apd_losses", "apd_networks", "apd_targets", "apd_training")
+
+
+@dataclass(frozen=True, kw_only=True)
+class APDRun:
+    """A decomposition with its targets."""
+
+    target: TargetTraining | None
+    """How targets are trained; None for gated functions, made by hand."""
+    config: APDConfig
+    """Settings of APD."""
+    seeds: tuple[int, ...]
+    """Of targets and decompositions, side by side."""
+
+    @property
+    def sample(self) -> Sampler:
+        """Draws inputs."""
+        return GatedInputs() if self.target is None else self.target.inputs
+
+
+class Decomposed(NamedTuple):
+    """Targets and what APD made of them.
+
+    Attributes:
+        network: The targets.
+        losses: Mean squared errors of the targets at the end of their training `[n_runs]`; zeros for those by hand.
+        apd: Their decompositions.
+        facts: Provenance and seconds of the decomposition.
+    """
+
+    network: Network
+    losses: Tensor
+    apd: APD
+    facts: dict[str, Any]
+
+
+def targets(run: APDRun, folder: Path) -> tuple[Network, Tensor]:
+    """Returns a run's targets and their losses, trained if they are not on disk.
+
+    Args:
+        run: Which.
+        folder: Where results lie.
+    """
+    if run.target is None:
+        one = gated_functions(run.seeds[0]).network
+        return one, torch.zeros(1)
+    key = {
+        "target": asdict(run.target), "seeds": list(run.seeds), "torch": torch.__version__,
+        "code": artifacts.code_digest(("apd_networks", "apd_targets")),
+    }  # fmt: skip
+
+    def compute(_: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        found = train_targets(run.target, run.seeds)
+        return to_tensors(found.network) | {"losses": found.losses}, {}
+
+    tensors, _, _ = artifacts.cached(folder, "apd-target", key, compute)
+    return from_tensors(tensors), tensors["losses"]
+
+
+def to_tensors(network: TiedSuperposition | ResidualMLP) -> dict[str, Tensor]:
+    """Returns a network's tensors by name, layers numbered."""
+    found = {}
+    for name, part in network._asdict().items():
+        found |= {f"{name}.{i}": t for i, t in enumerate(part)} if isinstance(part, tuple) else {name: part}
+    return found
+
+
+def from_tensors(tensors: Mapping[str, Tensor]) -> TiedSuperposition | ResidualMLP:
+    """Returns the network of `to_tensors`."""
+    if "w" in tensors:
+        return TiedSuperposition(tensors["w"], tensors["b"])
+    n = sum(name.startswith("w_in.") for name in tensors)
+    parts = {name: tuple(tensors[f"{name}.{i}"] for i in range(n)) for name in ("w_in", "b", "w_out")}
+    return ResidualMLP(embed=tensors["embed"], unembed=tensors["unembed"], **parts)
+
+
+def decomposed(name: str, run: APDRun, *, folder: Path, progress: bool = False) -> Decomposed:
+    """Returns a decomposition from disk, or makes it, going on where it was stopped.
+
+    Args:
+        name: What to call it on disk.
+        run: What to do.
+        folder: Where results lie.
+        progress: Show a bar on standard error.
+
+    Raises:
+        OSError: The result cannot be written.
+        FloatingPointError: A loss became NaN or infinite.
+    """
+    network, losses = targets(run, folder)
+    key = {
+        "config": asdict(run.config), "seeds": list(run.seeds), "torch": torch.__version__,
+        "sample": repr(run.sample), "target": artifacts.tensor_digest(list(to_tensors(network).values())),
+        "code": artifacts.code_digest(CODE),
+    }  # fmt: skip
+
+    def compute(scratch: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        state = scratch / "state.safetensors"
+        found = decompose_apd(network, run.sample, run.config, run.seeds, checkpoint=state, progress=progress)
+        parts = {f"{matrix}.{part}": t for matrix, own in found.components.items() for part, t in own._asdict().items()}
+        return parts | {f"history.{term}": t for term, t in found.history._asdict().items()}, {}
+
+    tensors, _, facts = artifacts.cached(folder, f"apd-{name}", key, compute)
+    components = {m: Factors(tensors[f"{m}.u"], tensors[f"{m}.v"]) for m in network.weights}
+    history = Losses(*(tensors[f"history.{term}"] for term in Losses._fields))
+    return Decomposed(network, losses, APD(components, history, run.config, run.seeds), facts)
+
+
+def joined(parts: Sequence[Decomposed]) -> Decomposed:
+    """Returns decompositions with one setting as if they had been made side by side.
+
+    Args:
+        parts: In order; seconds are added.
+    """
+    tensors = [to_tensors(one.network) for one in parts]
+    network = from_tensors({name: torch.cat([t[name] for t in tensors]) for name in tensors[0]})
+    components = {
+        m: Factors(*(torch.cat(each) for each in zip(*(one.apd.components[m] for one in parts), strict=True)))
+        for m in network.weights
+    }
+    history = Losses(*(torch.cat(each) for each in zip(*(one.apd.history for one in parts), strict=True)))
+    seeds = tuple(seed for one in parts for seed in one.apd.seeds)
+    facts = parts[0].facts | {
+        name: sum(one.facts[name] for one in parts) for name in ("wall_seconds", "core_seconds")
+    }  # fmt: skip
+    apd = APD(components, history, parts[0].apd.config, seeds)
+    return Decomposed(network, torch.cat([one.losses for one in parts]), apd, facts)
