@@ -23,10 +23,12 @@ from torch import Tensor
 __version__ = "0.1.0"
 _HERE = Path(__file__).parent
 # Modules that show, list, check or publish results and have no part in computing them, or in some only.
-_BESIDE_RESULTS = ("__init__", "__main__", "apd_experiments", "apd_targets", "artifacts", "baselines", "chapters",
-                   "check", "claim_list", "claims", "cli", "exhibits", "experiments", "figures", "hub", "markdown", "measures", "pages", "pretrained",
-                   "publish", "real_experiments", "record", "runner", "sharing", "speed_pages", "sweep", "targets",
-                   "vision_training")  # fmt: skip
+_BESIDE_RESULTS = (
+    "__init__", "__main__", "apd_experiments", "apd_targets", "artifacts", "baselines", "chapters", "check",
+    "claim_list", "claims", "cli", "exhibits", "experiments", "figures", "hub", "markdown", "measures", "pages",
+    "pretrained", "publish", "real_experiments", "record", "runner", "sharing", "speed_pages", "sweep", "targets",
+    "vision_training",
+)  # fmt: skip
 
 
 def code_digest(also: Sequence[str] = ()) -> str:

@@ -1,4 +1,4 @@
-"""Attribution-based Parameter Decomposition (APD): components that add up to the weights, few of them at work at once."""
+"""Attribution-based Parameter Decomposition (APD): components that add up to the weights, few at work at once."""
 
 from __future__ import annotations
 
