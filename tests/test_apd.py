@@ -254,6 +254,9 @@ def test_training_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     for part, expected in zip(resumed.components["W"], whole.components["W"], strict=True):
         assert part.equal(expected)
     assert all(a.equal(b) for a, b in zip(resumed.history, whole.history, strict=True))
+    assert resumed.first_losses.equal(whole.first_losses) and whole.first_losses.shape == (2, 7)
+    few = decompose_apd(network, normal, config, (0, 1), max_steps=3)
+    assert few.first_losses.equal(whole.first_losses[:, :3])
     with pytest.raises(ValueError, match="belongs to other runs"):
         decompose_apd(network, normal, config, (0, 2), checkpoint=path)
 

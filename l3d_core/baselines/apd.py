@@ -109,12 +109,14 @@ class APD(NamedTuple):
     Attributes:
         components: U and V of each weight matrix.
         history: Losses, means over some steps each, see `apd_training.RECORD`, `[n_runs, n_records]` each.
+        first_losses: The whole loss of the first steps `[n_runs, n]`, to tell whether a run is still what it was.
         config: The settings.
         seeds: Of each run.
     """
 
     components: dict[str, Factors]
     history: Losses
+    first_losses: Tensor
     config: APDConfig
     seeds: tuple[int, ...]
 

@@ -18,8 +18,8 @@ from .apd import APD, APDConfig, losses, start, weighted
 from .apd_losses import Losses
 from .apd_networks import Factors, Network
 
-# Steps between two records of the losses; checkpoints are written every so many records.
-RECORD, SAVE = 100, 5
+# Steps between two records of the losses; checkpoints are written every so many records. First losses that are kept.
+RECORD, SAVE, FIRST = 100, 5, 10
 
 # Returns inputs `[n, n_i]`, drawn with a generator: `sample(generator, n)`.
 Sampler = Callable[[torch.Generator, int], Tensor]
@@ -27,7 +27,7 @@ Sampler = Callable[[torch.Generator, int], Tensor]
 
 def decompose_apd(
     network: Network, sample: Sampler, config: APDConfig, seeds: Sequence[int],
-    *, checkpoint: Path | None = None, progress: bool = False,
+    *, checkpoint: Path | None = None, max_steps: int | None = None, progress: bool = False,
 ) -> APD:  # fmt: skip
     """Returns the components that APD finds in each of several networks, trained side by side.
 
@@ -39,6 +39,7 @@ def decompose_apd(
         config: The settings.
         seeds: Of each run: its starting values and data.
         checkpoint: File to save the state to from time to time, and to go on from if it is there.
+        max_steps: Stop after so many steps of those of the settings; None for none.
         progress: Show a bar on standard error.
 
     Raises:
@@ -53,18 +54,19 @@ def decompose_apd(
     key = _key(network, config, seeds)
     if checkpoint is not None and checkpoint.exists():
         state.load(load_checkpoint(checkpoint, key))
-    with tqdm(initial=state.step, total=config.steps, disable=not progress, unit="step", mininterval=5.0) as bar:
-        while state.step < config.steps:
-            steps = min(RECORD, config.steps - state.step)
+    last = config.steps if max_steps is None else min(max_steps, config.steps)
+    with tqdm(initial=state.step, total=last, disable=not progress, unit="step", mininterval=5.0) as bar:
+        while state.step < last:
+            steps = min(RECORD, last - state.step)
             found = state.advance(steps)
             bar.update(steps)
             if not torch.isfinite(found).all():
                 raise FloatingPointError(f"a loss became NaN or infinite by step {state.step}; lower lr ({config.lr}).")
-            if checkpoint is not None and (len(state.records) % SAVE == 0 or state.step == config.steps):
+            if checkpoint is not None and (len(state.records) % SAVE == 0 or state.step == last):
                 save_checkpoint(checkpoint, key, state.tensors())
     history = Losses(*torch.stack(state.records, -1))
     components = {name: Factors(*(part.detach() for part in own)) for name, own in state.components.items()}
-    return APD(components, history, config, tuple(seeds))
+    return APD(components, history, torch.stack(state.first, 1), config, tuple(seeds))
 
 
 def _key(network: Network, config: APDConfig, seeds: Sequence[int]) -> str:
@@ -93,7 +95,7 @@ class _State:
         self.components = start(network, config, self.generators)
         parts = [part.requires_grad_() for own in self.components.values() for part in own]
         self.optimiser = torch.optim.Adam(parts, lr=config.lr, fused=True)
-        self.step, self.records = 0, []
+        self.step, self.records, self.first = 0, [], []
 
     def advance(self, steps: int) -> Tensor:
         """Takes steps and records the mean of their losses, `[4, n_runs]`, which is returned too."""
@@ -108,7 +110,10 @@ class _State:
         like = next(iter(self.network.weights.values()))
         found = losses(self.network, torch.stack(batch).to(like), self.components, self.config)
         self.optimiser.zero_grad()
-        weighted(found, self.config).sum().backward()
+        loss = weighted(found, self.config)
+        loss.sum().backward()
+        if self.step < FIRST:
+            self.first.append(loss.detach())
         for u in us:
             along_sphere_(u.grad, u.data)
         self.optimiser.param_groups[0]["lr"] = self.config.lr_at(self.step)
@@ -118,7 +123,11 @@ class _State:
 
     def tensors(self) -> dict[str, Tensor]:
         """Returns the state by name, to be written to disk."""
-        found = {"records": torch.stack(self.records), "step": torch.tensor(self.step)}
+        found = {
+            "records": torch.stack(self.records),
+            "first": torch.stack(self.first),
+            "step": torch.tensor(self.step),
+        }
         for name, own in self.components.items():
             for part, tensor in own._asdict().items():
                 kept = self.optimiser.state[tensor]
@@ -127,7 +136,7 @@ class _State:
 
     def load(self, found: dict[str, Tensor]) -> None:
         """Takes over a state from disk."""
-        self.step, self.records = int(found["step"]), list(found["records"])
+        self.step, self.records, self.first = int(found["step"]), list(found["records"]), list(found["first"])
         for name, own in self.components.items():
             for part, tensor in own._asdict().items():
                 tensor.data.copy_(found[f"{name}.{part}"])

@@ -118,12 +118,14 @@ def decomposed(name: str, run: APDRun, *, folder: Path, progress: bool = False) 
         state = scratch / "state.safetensors"
         found = decompose_apd(network, run.sample, run.config, run.seeds, checkpoint=state, progress=progress)
         parts = {f"{matrix}.{part}": t for matrix, own in found.components.items() for part, t in own._asdict().items()}
-        return parts | {f"history.{term}": t for term, t in found.history._asdict().items()}, {}
+        history = {f"history.{term}": t for term, t in found.history._asdict().items()}
+        return parts | history | {"first_losses": found.first_losses}, {}
 
     tensors, _, facts = artifacts.cached(folder, f"apd-{name}", key, compute)
     components = {m: Factors(tensors[f"{m}.u"], tensors[f"{m}.v"]) for m in network.weights}
     history = Losses(*(tensors[f"history.{term}"] for term in Losses._fields))
-    return Decomposed(network, losses, APD(components, history, run.config, run.seeds), facts)
+    apd = APD(components, history, tensors["first_losses"], run.config, run.seeds)
+    return Decomposed(network, losses, apd, facts)
 
 
 def joined(parts: Sequence[Decomposed]) -> Decomposed:
@@ -143,5 +145,6 @@ def joined(parts: Sequence[Decomposed]) -> Decomposed:
     facts = parts[0].facts | {
         name: sum(one.facts[name] for one in parts) for name in ("wall_seconds", "core_seconds")
     }  # fmt: skip
-    apd = APD(components, history, parts[0].apd.config, seeds)
+    first = torch.cat([one.apd.first_losses for one in parts])
+    apd = APD(components, history, first, parts[0].apd.config, seeds)
     return Decomposed(network, torch.cat([one.losses for one in parts]), apd, facts)
