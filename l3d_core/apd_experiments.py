@@ -2,30 +2,78 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from .apd_targets import TargetTraining
 from .baselines.apd import APDConfig
+from .chapters.apd_chapter import APDSettings
+from .chapters.apd_runs import APDRun
 
 # App. D.1: superposition. The paper says "constant learning rate", its code let it fall in a line to 0. The numbers of
 # targets side by side (12, 3) set how large starting values are, here and in the decompositions.
-_TMS = TargetTraining(kind="superposition", n_features=5, n_hidden=2, init_runs=12)
-_TMS_LARGE = replace(_TMS, n_features=40, n_hidden=10, steps=2000, batch_size=2048, init_runs=3)
+TMS = TargetTraining(kind="superposition", n_features=5, n_hidden=2, init_runs=12)
+TMS_LARGE = replace(TMS, n_features=40, n_hidden=10, steps=2000, batch_size=2048, init_runs=3)
 # App. D.2: residual MLPs, 100 features and 50 neurons in all.
-_MLP = TargetTraining(
+MLP = TargetTraining(
     kind="residual", n_features=100, n_hidden=50, p_active=0.01, steps=10_000, batch_size=2048, lr=0.003,
     schedule="cosine",
 )  # fmt: skip
-_APD_TMS = APDConfig(
+MLP_2 = replace(MLP, n_layers=2)
+APD_TMS = APDConfig(
     n_components=5, n_terms=3, steps=20_000, top_k=0.211, simplicity=0.7, p=1.0, lr=0.03, schedule="constant",
     warmup=0.05, init_runs=12, attributions="components",
 )  # fmt: skip
-_APD_TMS_LARGE = APDConfig(
+APD_TMS_LARGE = APDConfig(
     n_components=50, n_terms=11, steps=20_000, top_k=1.0, minimality=10.0, simplicity=20.0, warmup=0.05, init_runs=3
 )
-# The paper's text has batches of 2048 and 40,000 steps for one layer, the files of its code 256 and 10,000: these.
-_APD_MLP = APDConfig(
+# The paper's text has batches of 2048 and 40,000 steps for one layer; the files of its code 256 and 10,000, as here.
+APD_MLP = APDConfig(
     n_components=130, n_terms=50, steps=10_000, batch_size=256, top_k=1.28, simplicity=10.0, hidden=1.0,
     unit_norm=True, init_scale=2.0,
 )  # fmt: skip
-_APD_MLP_2 = replace(_APD_MLP, n_components=200, n_terms=25, minimality=2.0, simplicity=7.0, unit_norm=False)
+APD_MLP_2 = replace(APD_MLP, n_components=200, n_terms=25, minimality=2.0, simplicity=7.0, unit_norm=False)
+# App. D.3: the authors' code has 200,000 steps and batches of 10,000; a tenth and a fifth of that here.
+APD_GATED = APDConfig(
+    n_components=4, n_terms=6, steps=20_000, batch_size=2000, top_k=0.2217, faithfulness=0.1, minimality=5.0,
+    simplicity=5.0, p=1.0, lr=3e-3, warmup=0.004, init="kaiming",
+)  # fmt: skip
+
+
+def _apart(target: TargetTraining, config: APDConfig, seeds: Iterable[int]) -> tuple[APDRun, ...]:
+    """Returns a run for each seed, which can be made at the same time."""
+    return tuple(APDRun(target=target, config=config, seeds=(seed,)) for seed in seeds)
+
+
+_TWELVE = tuple(range(12))
+_PAPER = APDSettings(
+    runs={
+        "tms-5-2": (APDRun(target=TMS, config=APD_TMS, seeds=_TWELVE),),
+        "tms-5-2-target": (APDRun(target=TMS, config=replace(APD_TMS, attributions="target"), seeds=_TWELVE),),
+        "tms-40-10": _apart(TMS_LARGE, APD_TMS_LARGE, range(5)),
+        "mlp-1": _apart(MLP, APD_MLP, range(3)),
+        "mlp-2": _apart(MLP_2, APD_MLP_2, range(3)),
+        "mlp-1-top-1": _apart(MLP, replace(APD_MLP, top_k=1.0), range(1)),
+        "mlp-2-top-1": _apart(MLP_2, replace(APD_MLP_2, top_k=1.0), range(1)),
+        "gated": (APDRun(target=None, config=APD_GATED, seeds=tuple(range(8))),),
+    }
+)
+
+
+def _short(run: APDRun) -> APDRun:
+    """Returns a run of the quick preset: the same architecture where that is small, few steps and seeds."""
+    config, target = replace(run.config, steps=20), run.target
+    if target is not None:
+        narrow = {"n_features": 20, "n_hidden": 10, "n_resid": 100} if target.kind == "residual" else {}
+        target = replace(target, steps=100, **narrow)
+    if target is not None and target.kind == "residual":
+        config = replace(config, n_components=26, n_terms=10 // target.n_layers)
+    return APDRun(target=target, config=config, seeds=run.seeds[:2])
+
+
+SETTINGS = {
+    "07_apd": {
+        "paper": _PAPER,
+        "quick": APDSettings(runs={name: tuple(map(_short, parts[:2])) for name, parts in _PAPER.runs.items()}),
+    }
+}

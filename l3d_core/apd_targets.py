@@ -114,8 +114,8 @@ def started(config: TargetTraining, seeds: Sequence[int]) -> TiedSuperposition |
     wide = config.n_hidden // config.n_layers
     pairs = [(drawn(config.n_resid, wide), drawn(wide, config.n_resid)) for _ in range(config.n_layers)]
     w_in, w_out = zip(*pairs, strict=True)
-    none = torch.zeros(len(seeds), wide)
-    return ResidualMLP(embed, w_in, (none,) * config.n_layers, w_out, embed.mT.contiguous())
+    none = tuple(torch.zeros(len(seeds), wide) for _ in range(config.n_layers))
+    return ResidualMLP(embed, w_in, none, w_out, embed.mT.contiguous())
 
 
 class TrainedTargets(NamedTuple):

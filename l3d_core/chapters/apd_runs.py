@@ -19,6 +19,8 @@ from ..baselines.apd_training import Sampler, decompose_apd
 
 # Modules whose code results depend on, beside those that all results do.
 CODE = ("apd", "apd_losses", "apd_networks", "apd_targets", "apd_training")
+# Of the gated functions' coefficients and neurons; the first there is.
+GATED_SEED = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +28,7 @@ class APDRun:
     """A decomposition with its targets."""
 
     target: TargetTraining | None
-    """How targets are trained; None for gated functions, made by hand."""
+    """How targets are trained, one for each seed; None for the gated functions, made by hand, the same for all."""
     config: APDConfig
     """Settings of APD."""
     seeds: tuple[int, ...]
@@ -61,9 +63,10 @@ def targets(run: APDRun, folder: Path) -> tuple[Network, Tensor]:
         run: Which.
         folder: Where results lie.
     """
+    n = len(run.seeds)
     if run.target is None:
-        one = gated_functions(run.seeds[0]).network
-        return one, torch.zeros(1)
+        one = to_tensors(gated_functions(GATED_SEED).network)
+        return from_tensors({name: t.expand(n, *t.shape[1:]).contiguous() for name, t in one.items()}), torch.zeros(n)
     key = {
         "target": asdict(run.target), "seeds": list(run.seeds), "torch": torch.__version__,
         "code": artifacts.code_digest(("apd_networks", "apd_targets")),
