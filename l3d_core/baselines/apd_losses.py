@@ -39,7 +39,8 @@ def squared_attributions(
     network: Network, x: Tensor, weights: Mapping[str, Tensor], components: Mapping[str, Factors]
 ) -> Tensor:
     """Returns the squares of `attributions`, which have a slope at zero too."""
-    return network.effects(x, weights, components).square().mean(-1).mT
+    effects = network.effects(x, weights, components)
+    return (torch.linalg.vecdot(effects, effects) / effects.shape[-1]).mT
 
 
 def faithfulness(network: Network, components: Mapping[str, Factors]) -> Tensor:

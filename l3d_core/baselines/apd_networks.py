@@ -207,7 +207,8 @@ class ResidualMLP(NamedTuple):
             into, out = components[f"W_in.{i}"], components[f"W_out.{i}"]
             opened = written @ (wrote @ w_in) + b[:, None]
             seen = Factors((wrote @ into.u.flatten(2)).unflatten(-1, into.u.shape[2:]), into.v)
-            slope = seen.inner(written) @ into.v + _read(moved, w_in)
+            slope = seen.inner(written) @ into.v
+            slope = slope + _read(moved, w_in) if moved else slope
             a = torch.relu(opened)
             moved += [(slope * (opened > 0).to(x)[:, None], w_out[:, None]), (out.inner(a), out.v)]
             written, wrote = torch.cat([written, a], -1), torch.cat([wrote, w_out], 1)
@@ -222,4 +223,6 @@ def _read(moved: list[tuple[Tensor, Tensor]], reader: Tensor) -> Tensor:
             `[n_runs, n_components or 1, n, n_resid]`.
         reader: `[n_runs, n_resid, n_out]`.
     """
-    return sum(part @ (writer @ reader[:, None]) for part, writer in moved)
+    parts, writers = zip(*moved, strict=True)
+    seen = [(writer @ reader[:, None]).expand(-1, parts[0].shape[1], -1, -1) for writer in writers]
+    return torch.cat(parts, -1) @ torch.cat(seen, 2)  # One product of long rows is faster than the sum of several.

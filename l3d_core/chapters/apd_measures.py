@@ -111,11 +111,13 @@ def most_attributed(network: Network, apd: APD, x: Tensor, top_k: float, batch_s
     if apd.config.attributions == "components":
         weights = {name: own.total() for name, own in apd.components.items()}
     parts = []
-    with torch.no_grad():
-        for batch in x.split(max(batch_size, 1024 // batch_size * batch_size), 1):
-            scores = attributions(network, batch, weights, apd.components)
-            for own in scores.split(batch_size, 1):
-                parts.append(batch_top_k(own, max(int(top_k * own.shape[1] + 1e-9), 1)))
+    for some in x.split(max(batch_size, 1024 // batch_size * batch_size), 1):
+        with torch.no_grad():
+            scores = attributions(network, some, weights, apd.components)
+        whole = scores.shape[1] // batch_size * batch_size
+        for own in (scores[:, :whole].unflatten(1, (-1, batch_size)), scores[:, None, whole:]):
+            if own.numel():
+                parts.append(batch_top_k(own, max(int(top_k * own.shape[2] + 1e-9), 1)).flatten(1, 2))
     return torch.cat(parts, 1)
 
 

@@ -1,0 +1,106 @@
+"""What APD's components do, worked by hand and against loops."""
+
+import pytest
+import reference_apd as slow
+import torch
+from test_apd import CONFIG, components_of, two_of
+
+from l3d_core.baselines.apd import APD
+from l3d_core.baselines.apd_losses import Losses, attributions
+from l3d_core.baselines.apd_networks import ResidualMLP, applied
+from l3d_core.chapters import apd_measures as measures
+
+
+def as_apd(components, n_runs=2):
+    return APD(components, Losses(*[torch.zeros(n_runs, 1)] * 4), torch.zeros(n_runs, 1), CONFIG, tuple(range(n_runs)))
+
+
+def test_cosines_and_lengths_by_hand():
+    # W has rows (3, 4) and (0, 2). Component 0 holds half of the first row and the second the wrong way round,
+    # component 1 a first row at a right angle and the whole second row.
+    w = torch.tensor([[[3.0, 4.0], [0.0, 2.0]]])
+    p = torch.tensor([[[[1.5, 2.0], [0.0, -2.0]], [[4.0, -3.0], [0.0, 2.0]]]])
+    found = measures.geometry(w, p)
+    assert found.component.tolist() == [[0, 1]]
+    torch.testing.assert_close(found.cosine, torch.tensor([[1.0, 1.0]]))
+    torch.testing.assert_close(found.ratio, torch.tensor([[0.5, 1.0]]))
+    assert measures.n_found(found).tolist() == [2] and measures.n_found(found, 0.6).tolist() == [1]
+    assert measures.n_found(found._replace(component=torch.tensor([[1, 1]]))).tolist() == [0]
+
+
+def test_contributions_by_hand():
+    # One feature, two neurons: reads 2 and 3 of it, writes 5 and -1 to output 0.
+    one = ResidualMLP(
+        torch.tensor([[[1.0, 0.0]]]), (torch.tensor([[[2.0, 3.0], [9.0, 9.0]]]),), (torch.zeros(1, 2),),
+        (torch.tensor([[[0.0, 5.0], [0.0, -1.0]]]),), torch.tensor([[[0.0], [1.0]]]),
+    )  # fmt: skip
+    assert measures.contributions(one, one.weights).tolist() == [[[10, -3]]]
+    network, _ = two_of("residual")
+    components = components_of(network)
+    each = {name: own.each() for name, own in components.items()}
+    found = measures.contributions(network, each)
+    assert found.shape == (2, 3, 4, 6)
+    alone = measures.contributions(network, {name: w[:, 1] for name, w in each.items()})
+    torch.testing.assert_close(found[:, 1], alone)
+
+
+def test_components_of_features_are_those_of_largest_attribution():
+    network, _ = two_of("residual")
+    components = components_of(network)
+    x = torch.eye(4, dtype=torch.float64).expand(2, -1, -1)
+    scores = attributions(network, x, network.weights, components)
+    assert measures.feature_components(network, as_apd(components), 4).equal(scores.argmax(-1))
+    assert measures.n_own(torch.tensor([[0, 1, 1, 2], [3, 3, 3, 3]])).tolist() == [2, 0]
+
+
+def test_outputs_with_some_components_against_loops():
+    network, x = two_of("residual")
+    components = components_of(network)
+    kept = torch.rand(2, 5, 3, generator=torch.Generator().manual_seed(0)) < 0.5
+    found = measures.masked_outputs(network, as_apd(components), x, kept)
+    for run in range(2):
+        ps = slow.matrices(components, run)
+        for s in range(5):
+            on = {
+                name: sum((p[name] for p, k in zip(ps, kept[run, s], strict=True) if k), torch.zeros_like(ps[0][name]))
+                for name in ps[0]
+            }
+            torch.testing.assert_close(found[run, s], slow.output(network, run, on, x[run, s]))
+
+
+def test_most_attributed_takes_as_many_of_each_batch():
+    network, x = two_of("residual")
+    apd = as_apd(components_of(network))
+    scores = attributions(network, x, network.weights, apd.components)
+    each = measures.most_attributed(network, apd, x, 1.0, 1)
+    assert each.sum(-1).equal((scores.amax(-1) > 0).long())  # A sample on which nothing matters has no component.
+    assert each.int().argmax(-1).equal(scores.argmax(-1))
+    batch = measures.most_attributed(network, apd, x, 0.8, 5)
+    assert batch.sum((1, 2)).tolist() == [4, 4]
+    pairs = measures.most_attributed(network, apd, x, 1.5, 2)
+    for run in range(2):
+        assert scores[run][batch[run]].min() > scores[run][~batch[run]].max()
+        for start in (0, 2, 4):  # Three of each pair of samples, one of the last alone.
+            own, kept = scores[run, start : start + 2], pairs[run, start : start + 2]
+            n = min(3 if start < 4 else 1, int((own > 0).sum()))
+            assert sorted(own[kept].tolist()) == sorted(own.flatten().topk(n).values.tolist())
+
+
+def test_scrubbing_keeps_or_drops_what_serves_the_active_features():
+    network, x = two_of("residual")
+    apd = as_apd(components_of(network))
+    x = x * (torch.rand(x.shape, generator=torch.Generator().manual_seed(1)) < 0.4)
+    found = measures.scrubbing(network, apd, x, batch_size=5, seed=3)
+    serving = measures.feature_components(network, apd, 4)
+    coin = torch.rand(2, 5, 3, generator=torch.Generator().manual_seed(3)) < 0.5
+    target, _ = network.forward(x, applied(network.weights))
+    for run in range(2):
+        for s in range(5):
+            own = {int(serving[run, f]) for f in x[run, s].nonzero().flatten().tolist()}
+            keep = torch.tensor([[[c in own or bool(coin[run, s, c]) for c in range(3)]]])
+            drop = torch.tensor([[[c not in own and bool(coin[run, s, c]) for c in range(3)]]])
+            one = slow.one_run(network, run)
+            alone = as_apd({n: type(f)(f.u[run : run + 1], f.v[run : run + 1]) for n, f in apd.components.items()}, 1)
+            for mask, error in ((keep, found.scrubbed), (drop, found.anti_scrubbed)):
+                y = measures.masked_outputs(one, alone, x[run : run + 1, s : s + 1], mask)[0, 0]
+                assert float(error[run, s]) == pytest.approx(float((y - target[run, s]).square().mean()))
