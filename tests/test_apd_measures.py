@@ -104,3 +104,37 @@ def test_scrubbing_keeps_or_drops_what_serves_the_active_features():
             for mask, error in ((keep, found.scrubbed), (drop, found.anti_scrubbed)):
                 y = measures.masked_outputs(one, alone, x[run : run + 1, s : s + 1], mask)[0, 0]
                 assert float(error[run, s]) == pytest.approx(float((y - target[run, s]).square().mean()))
+
+
+def test_one_neuron_for_a_feature_by_hand():
+    # Three features with axes of their own, two neurons: the third feature's relu is missing, its square is 4 on one
+    # of two samples, over three outputs.
+    one = ResidualMLP(torch.eye(3)[None], (torch.zeros(1, 3, 2),), (torch.zeros(1, 2),), (), torch.eye(3)[None])
+    x = torch.tensor([[[1.0, -1.0, 2.0], [1.0, 3.0, -2.0]]])
+    assert measures.monosemantic_error(one, x).tolist() == [pytest.approx(4 / 6)]
+
+
+def test_errors_of_features_alone_against_loops():
+    network, _ = two_of("residual")
+    apd = as_apd(components_of(network))
+    x = torch.randn(2, 12, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    x = x * (torch.rand(x.shape, generator=torch.Generator().manual_seed(2)) < 0.35)
+    found = measures.feature_errors(network, apd, x, batch_size=4)
+    kept = measures.most_attributed(network, apd, x, CONFIG.top_k, 4)
+    best = measures.most_attributed(network, apd, x, 1.0, 1)
+    target = network.outputs(x)
+    for run in range(2):
+        for f in range(4):
+            rows = [s for s in range(12) if x[run, s].nonzero().flatten().tolist() == [f]]
+            if not rows:
+                assert found.target[run, f].isnan()
+                continue
+            wanted = x[run, rows] + x[run, rows].clamp(min=0)
+            single, batch = (measures.masked_outputs(network, apd, x, mask)[run, rows] for mask in (best, kept))
+            assert float(found.target[run, f]) == pytest.approx(float((target[run, rows] - wanted).square().mean()))
+            assert float(found.single[run, f]) == pytest.approx(float((single - wanted).square().mean()))
+            assert float(found.batch[run, f]) == pytest.approx(float((batch - wanted).square().mean()))
+            apart = float((single - target[run, rows]).square().mean())
+            assert float(found.single_target[run, f]) == pytest.approx(apart)
+            assert float(found.active[run, f]) == pytest.approx(float(kept[run, rows].sum(-1).double().mean()))
+    assert found.target.isfinite().sum() >= 5

@@ -156,3 +156,60 @@ def scrubbing(network: Network, apd: APD, x: Tensor, *, batch_size: int, seed: i
 
     top_k = most_attributed(network, apd, x, apd.config.top_k, batch_size)
     return Scrubbed(error(top_k), error(coin | serving), error(coin & ~serving))
+
+
+def monosemantic_error(network: ResidualMLP, x: Tensor) -> Tensor:
+    """Returns the error of a network that gives each neuron to one feature, and none to the others, `[n_runs]`.
+
+    Its outputs are `x E R`, plus `relu(x_i)` for as many features as there are neurons; the error is the mean square
+    against the labels `x + relu(x)` (APD section 3.2 and Fig. 8).
+
+    Args:
+        network: Gives E, R and the number of neurons.
+        x: Inputs `[n_runs, n_s, n_features]`.
+    """
+    served = (torch.arange(x.shape[-1], device=x.device) < sum(b.shape[1] for b in network.b)).to(x)
+    y = x @ (network.embed @ network.unembed) + torch.relu(x) * served
+    return (y - x - torch.relu(x)).square().mean((1, 2))
+
+
+class FeatureErrors(NamedTuple):
+    """Errors on samples with one active feature, means by feature `[n_runs, n_features]`.
+
+    Attributes:
+        target: Of the target against the labels.
+        single: Of APD with one component for each sample, against the labels.
+        batch: Of APD with batch top-k, against the labels.
+        single_target: Of APD with one component, against the target.
+        active: Components that batch top-k gives to such a sample.
+    """
+
+    target: Tensor
+    single: Tensor
+    batch: Tensor
+    single_target: Tensor
+    active: Tensor
+
+
+def feature_errors(network: ResidualMLP, apd: APD, x: Tensor, *, batch_size: int) -> FeatureErrors:
+    """Returns how well features are served one by one (APD Figs. 16 to 18 and 21 to 23).
+
+    Batch top-k chooses over all samples; those without exactly one active feature are left out afterwards.
+
+    Args:
+        network: The targets.
+        apd: Their decompositions.
+        x: Inputs `[n_runs, n_s, n_features]`.
+        batch_size: Of batch top-k.
+    """
+    labels, target = x + torch.relu(x), network.outputs(x)
+    kept = most_attributed(network, apd, x, apd.config.top_k, batch_size)
+    one = most_attributed(network, apd, x, 1.0, 1)
+    single, batch = (masked_outputs(network, apd, x, mask) for mask in (one, kept))
+    values = [
+        (target - labels).square().mean(-1), (single - labels).square().mean(-1), (batch - labels).square().mean(-1),
+        (single - target).square().mean(-1), kept.sum(-1).to(x),
+    ]  # fmt: skip
+    alone = ((x != 0) & ((x != 0).sum(-1, keepdim=True) == 1)).to(x)
+    counts = alone.sum(1)
+    return FeatureErrors(*(torch.einsum("rsf,rs->rf", alone, value) / counts for value in values))
