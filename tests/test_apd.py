@@ -170,6 +170,9 @@ def test_the_form_with_a_penalty_by_hand_and_its_gradient():
     config = APDConfig(n_components=2, n_terms=1, steps=1, batch_size=1, form="l_p", p=1.0)
     found = losses(one, torch.tensor([[[3.0]]]), {"W": Factors(u, torch.ones(1, 2, 1, 1))}, config)
     assert [float(term.detach()) for term in found] == pytest.approx([0.25, 18, 15, 0])
+    own = {"W": Factors(u.detach(), torch.ones(1, 2, 1, 1))}
+    at_sum = losses(one, torch.tensor([[[3.0]]]), own, replace(config, attributions="components"))
+    assert [float(term) for term in at_sum] == pytest.approx([0.25, 13.5, 4.5 * 0.5 + 9, 0])  # A = (4.5, 9).
     (slope,) = torch.autograd.grad(found.minimality.sum(), u)
     assert slope.flatten().tolist() == pytest.approx([12, 12])
 
