@@ -5,21 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from .apd_shipped import MLP, MLP_2, TMS, TMS_LARGE
 from .apd_targets import TargetTraining
 from .baselines.apd import APDConfig
 from .chapters.apd_chapter import APDSettings
 from .chapters.apd_runs import APDRun
 
-# App. D.1: superposition. The paper says "constant learning rate", its code let it fall in a line to 0. The numbers of
-# targets side by side (12, 3) set how large starting values are, here and in the decompositions.
-TMS = TargetTraining(kind="superposition", n_features=5, n_hidden=2, init_runs=12)
-TMS_LARGE = replace(TMS, n_features=40, n_hidden=10, steps=2000, batch_size=2048, init_runs=3)
-# App. D.2: residual MLPs, 100 features and 50 neurons in all.
-MLP = TargetTraining(
-    kind="residual", n_features=100, n_hidden=50, p_active=0.01, steps=10_000, batch_size=2048, lr=0.003,
-    schedule="cosine",
-)  # fmt: skip
-MLP_2 = replace(MLP, n_layers=2)
 APD_TMS = APDConfig(
     n_components=5, n_terms=3, steps=20_000, top_k=0.211, simplicity=0.7, p=1.0, lr=0.03, schedule="constant",
     warmup=0.05, init_runs=12, attributions="components",
@@ -27,6 +18,8 @@ APD_TMS = APDConfig(
 APD_TMS_LARGE = APDConfig(
     n_components=50, n_terms=11, steps=20_000, top_k=1.0, minimality=10.0, simplicity=20.0, warmup=0.05, init_runs=3
 )
+# What the files of the authors' code had instead.
+APD_TMS_LARGE_CODE = replace(APD_TMS_LARGE, n_components=40, top_k=2.0, simplicity=15.0)
 # The paper's text has batches of 2048 and 40,000 steps for one layer; the files of its code 256 and 10,000, as here.
 APD_MLP = APDConfig(
     n_components=130, n_terms=50, steps=10_000, batch_size=256, top_k=1.28, simplicity=10.0, hidden=1.0,
@@ -51,6 +44,7 @@ _PAPER = APDSettings(
         "tms-5-2": (APDRun(target=TMS, config=APD_TMS, seeds=_TWELVE),),
         "tms-5-2-target": (APDRun(target=TMS, config=replace(APD_TMS, attributions="target"), seeds=_TWELVE),),
         "tms-40-10": _apart(TMS_LARGE, APD_TMS_LARGE, range(5)),
+        "tms-40-10-code": _apart(TMS_LARGE, APD_TMS_LARGE_CODE, range(5)),
         "mlp-1": _apart(MLP, APD_MLP, range(3)),
         "mlp-2": _apart(MLP_2, APD_MLP_2, range(3)),
         "mlp-1-top-1": _apart(MLP, replace(APD_MLP, top_k=1.0), range(1)),

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from . import experiments, record
+from .chapters import apd_chapter
 from .chapters.statistics import settings_digest
 from .chapters.studies import fit_job
 from .claims import CLAIMS, ledger
@@ -82,15 +84,15 @@ def check_result(source: Path, result: Path, name: str) -> list[str]:
 def check_losses(name: str, found: dict[str, Any]) -> list[str]:
     """Returns which stacks of runs no longer give the losses their full run began with.
 
-    The losses of each run's first 50 steps are recomputed from the paper preset; a relative difference above 1e-5
-    means that the mathematics, the settings or the data have changed.
+    The losses of each run's first steps, 50 of L3D and 10 of APD, are recomputed from the paper preset; a relative
+    difference above 1e-5 means that the mathematics, the settings or the data have changed.
     """
     settings, problems = experiments.settings(name, "paper"), []
     jobs, stored = experiments.CHAPTERS[name].jobs(settings), found["first_losses"]
     if set(jobs) != set(stored):
         return [f"{name}: its record and the preset differ in {sorted(set(jobs) ^ set(stored))}; run it again."]
     for stack, job in jobs.items():
-        now = torch.stack([l3d.history.first_losses for l3d in fit_job(job, max_steps=FIRST_LOSSES)]).double()
+        now = _losses(job).double()
         then = torch.tensor(stored[stack], dtype=torch.float64).flatten(0, 1)
         if now.shape != then.shape:
             problems.append(f"{name}, {stack}: {len(then)} runs stored, {len(now)} in the preset; run it again.")
@@ -99,6 +101,13 @@ def check_losses(name: str, found: dict[str, Any]) -> list[str]:
         if not worst <= TOLERANCE:
             problems.append(f"{name}, {stack}: first losses differ by {worst:.1e} (limit {TOLERANCE:g}); run it again.")
     return problems
+
+
+def _losses(job: Any) -> Tensor:  # noqa: ANN401
+    """Returns the first losses of a stack's runs, computed anew, `[n_runs, n]`."""
+    if isinstance(job, apd_chapter.APDJob):
+        return apd_chapter.first_losses(job)
+    return torch.stack([l3d.history.first_losses for l3d in fit_job(job, max_steps=FIRST_LOSSES)])
 
 
 def check_claims(root: Path) -> list[str]:

@@ -1,13 +1,17 @@
-"""The claims of the paper as checkable statements, with tolerances fixed before the first full run."""
+"""The claims of the L3D paper as checkable statements, with tolerances fixed before the first full run."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+VARIANTS = ("text", "code", "tuned")
+# Values that a verdict takes.
+FEWEST = 8
+
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """One claim of the paper as a checkable statement."""
+    """One claim of a paper as a checkable statement."""
 
     id: str
     """Anchor, and the key of its values in the notebook's record."""
@@ -25,6 +29,10 @@ class Claim:
     """How far the median may lie from the paper's number; fixed before the first full run."""
     share: float = 0.9
     """Of the targets, or subnetworks, of which a claim that holds or not has to be true."""
+    variants: tuple[str, ...] = VARIANTS
+    """What it is checked for; the first decides whether it reproduces."""
+    fewest: int = FEWEST
+    """Values that a verdict takes: fewer where one takes an hour."""
 
 
 # What the claims of each notebook are about.
@@ -35,6 +43,7 @@ SUBJECTS = {
     "04_squared": "The squaring network",
     "05_language_model": "A language model, another one than the paper's",
     "06_vision": "A vision model, with other weights than the paper's",
+    "07_apd": "APD, on the targets of its own paper",
 }
 _TMS = {"notebook": "01_superposition"}
 _TMCS = {"notebook": "02_circuit_superposition"}

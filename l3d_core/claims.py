@@ -8,16 +8,14 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from . import record
+from . import apd_claims, claim_list, record
 from .chapters.statistics import spread_text
-from .claim_list import CLAIMS as CLAIMS
-from .claim_list import SUBJECTS
+from .claim_list import SUBJECTS, VARIANTS
 from .claim_list import Claim as Claim
 from .experiments import notebooks
 
-VARIANTS = ("text", "code", "tuned")
+CLAIMS = claim_list.CLAIMS + apd_claims.CLAIMS
 REPRODUCES, IN_PART, DOES_NOT, NOT_TESTABLE = "reproduces", "in part", "does not", "not testable"
-FEWEST = 8
 
 
 @dataclass(frozen=True)
@@ -31,6 +29,8 @@ class Row:
 
     def found(self, variant: str) -> str:
         """Returns what a variant gave: median and range, or on how many targets the claim held."""
+        if variant not in self.claim.variants:
+            return ""
         values = self.values[variant]
         if not values:
             return "none"
@@ -47,11 +47,11 @@ class Row:
         if not fewest:
             return "what it is measured by decides nothing here; the chapter says why"
         if self.verdict == NOT_TESTABLE:
-            return f"{fewest} of the {FEWEST} values it takes"
-        reasons = {name: reason(self.claim, self.paper, self.values[name]) for name in VARIANTS}
+            return f"{fewest} of the {self.claim.fewest} values it takes"
+        reasons = {name: reason(self.claim, self.paper, self.values[name]) for name in self.claim.variants}
         if self.paper is None:
             return "holds for " + (", ".join(name for name, why in reasons.items() if why) or "none")
-        nearest = min(VARIANTS, key=lambda name: abs(median(self.values[name]) - self.paper))
+        nearest = min(self.claim.variants, key=lambda name: abs(median(self.values[name]) - self.paper))
         held = "; ".join(f"{name} ({why})" for name, why in reasons.items() if why) or "none"
         return f"holds for {held}. The nearest median is that of *{nearest}*."
 
@@ -83,15 +83,17 @@ def n_values(values: Mapping[str, list[float]]) -> int:
 def verdict(claim: Claim, paper: float | None, values: Mapping[str, list[float]]) -> str:
     """Returns 'reproduces', 'in part', 'does not' or 'not testable'.
 
-    It reproduces if it holds for the method as the text states it; in part if only another variant does, or if a
-    claim that is true or false is true of at least half of the targets; it is not testable on fewer than 8.
+    It reproduces if it holds for the claim's first variant, which is the method as the text states it wherever that
+    ran; in part if only another variant does, or if a claim that is true or false is true of at least half of the
+    targets; it is not testable on fewer targets than the claim asks for.
     """
-    if n_values(values) < FEWEST:
+    if n_values(values) < claim.fewest:
         return NOT_TESTABLE
-    if holds(claim, paper, values["text"]):
+    first = values[claim.variants[0]]
+    if holds(claim, paper, first):
         return REPRODUCES
-    half = claim.paper is None and 2 * sum(map(bool, values["text"])) >= len(values["text"])
-    if half or any(holds(claim, paper, values[name]) for name in VARIANTS):
+    half = claim.paper is None and 2 * sum(map(bool, first)) >= len(first)
+    if half or any(holds(claim, paper, values[name]) for name in claim.variants):
         return IN_PART
     return DOES_NOT
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from . import real_experiments, toys
-from .chapters import own_model, real_chapter, superposition, toy_chapter, variations
+from . import apd_experiments, real_experiments, toys
+from .chapters import apd_chapter, own_model, real_chapter, superposition, toy_chapter, variations
+from .chapters.apd_chapter import APDSettings
 from .chapters.own_model import OwnModelSettings
 from .chapters.real_chapter import RealSettings
 from .chapters.studies import Variant
@@ -182,7 +183,7 @@ SETTINGS = {
     ),
 }  # fmt: skip
 
-SETTINGS |= real_experiments.SETTINGS
+SETTINGS |= real_experiments.SETTINGS | apd_experiments.SETTINGS
 SETTINGS["08_your_own_model"] = own_model.SETTINGS
 
 NOTEBOOKS = (
@@ -194,6 +195,7 @@ CHAPTERS = {
     "01_superposition": superposition,
     **dict.fromkeys(("02_circuit_superposition", "03_high_rank", "04_squared"), toy_chapter),
     **dict.fromkeys(("05_language_model", "06_vision"), real_chapter),
+    "07_apd": apd_chapter,
     "08_your_own_model": own_model,
 }
 
@@ -208,7 +210,9 @@ def built(exhibit: Exhibit) -> bool:
     return exhibit.notebook in NOTEBOOKS
 
 
-def settings(notebook: str, preset: str) -> SuperpositionSettings | ToySettings | RealSettings | OwnModelSettings:
+def settings(
+    notebook: str, preset: str
+) -> SuperpositionSettings | ToySettings | RealSettings | APDSettings | OwnModelSettings:
     """Returns the settings of a notebook's preset.
 
     Args:

@@ -1,4 +1,4 @@
-"""Training of the shipped targets anew: the toys, each kind in a process of its own, and the vision network."""
+"""Training of the shipped targets anew: toys and those of the APD paper, a process each, and the vision network."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import artifacts, toys
+from . import apd_shipped, artifacts, toys
 from .hub import Images, load_images
 from .parallel import run_jobs
 from .vision_training import VisionTraining, save_classifier, train_classifier
@@ -24,7 +24,7 @@ def retrain(chosen: Sequence[str] = (), folder: Path = toys.WEIGHTS, *, progress
     """Trains shipped targets and writes them; a target whose training does not end keeps its file.
 
     Args:
-        chosen: Names, see `names` and `VISION`; none for all toys.
+        chosen: Names, see `names`, `apd_shipped.SHIPPED` and `VISION`; none for all toys.
         folder: Where the files go; made if it is not there.
         progress: Show bars on standard error.
 
@@ -35,9 +35,10 @@ def retrain(chosen: Sequence[str] = (), folder: Path = toys.WEIGHTS, *, progress
         ValueError: An unknown name.
         OSError: The folder cannot be made, or the images cannot be had; nothing was trained.
     """
-    unknown = [name for name in chosen if name not in (*names(), *VISION)]
+    known = [*names(), *apd_shipped.SHIPPED, *VISION]
+    unknown = [name for name in chosen if name not in known]
     if unknown:
-        raise ValueError(f"target {unknown[0]!r} is unknown; expected some of {[*names(), *VISION]}.")
+        raise ValueError(f"target {unknown[0]!r} is unknown; expected some of {known}.")
     folder.mkdir(parents=True, exist_ok=True)
     images = {
         name: [load_images(VISION[name].data_id, split) for split in ("train", "test")]
@@ -50,6 +51,9 @@ def retrain(chosen: Sequence[str] = (), folder: Path = toys.WEIGHTS, *, progress
         if not chosen or config.name in chosen
     ]
     done = dict(zip([job["config"].name for job in jobs], run_jobs(_train, jobs), strict=True))
+    apd = [name for name in chosen if name in apd_shipped.SHIPPED]
+    apd_jobs = [{"name": name, "folder": folder, "progress": progress} for name in apd]
+    done |= dict(zip(apd, run_jobs(apd_shipped.train_shipped, apd_jobs), strict=True))
     return done | {name: _train_vision(name, *both, folder, progress) for name, both in images.items()}
 
 

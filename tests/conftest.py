@@ -1,4 +1,4 @@
-"""One thread and one seed, so that tests are fast on small machines and repeatable; blocks and Gram matrices at will."""
+"""One thread and one seed, so that tests are fast and repeatable; blocks and Gram matrices at will."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -264,6 +264,16 @@ def test_training_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
         decompose_apd(network, normal, config, (0, 2), checkpoint=path)
 
 
+def test_a_checkpoint_is_of_one_network_activations_and_all(tmp_path):
+    network, _ = two_of("chain")
+    config, path = replace(CONFIG, steps=3, batch_size=8), tmp_path / "chain.safetensors"
+    first = decompose_apd(network, normal, config, (0, 1), checkpoint=path)
+    again = decompose_apd(network, normal, config, (0, 1), checkpoint=path)
+    assert again.components["W.0"].u.equal(first.components["W.0"].u)
+    with pytest.raises(ValueError, match="checkpoint"):
+        decompose_apd(network._replace(activations=("gelu", "relu")), normal, config, (0, 1), checkpoint=path)
+
+
 def test_planted_components_are_found():
     # Two features on hidden axes of their own: each weight row is a mechanism by itself.
     network = TiedSuperposition(torch.eye(2)[None] * 1.2, torch.zeros(1, 2))

@@ -71,8 +71,10 @@ def decompose_apd(
 
 def _key(network: Network, config: APDConfig, seeds: Sequence[int]) -> str:
     """Returns a hash of all that determines the runs but how inputs are drawn."""
+    parts = [one for part in network for one in (part if isinstance(part, tuple) else (part,))]
+    fixed, words = ([one for one in parts if isinstance(one, Tensor) == wanted] for wanted in (True, False))
     facts = {"config": asdict(config), "seeds": list(seeds), "torch": torch.__version__}
-    fixed = [tensor for part in network for tensor in (part if isinstance(part, tuple) else (part,))]
+    facts |= {"activations": words} if words else {}
     return hashlib.sha256(tensor_digest(fixed, json.dumps(facts, sort_keys=True)).encode()).hexdigest()[:16]
 
 

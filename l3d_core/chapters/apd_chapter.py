@@ -42,7 +42,7 @@ def first_losses(job: APDJob, folder: Path | None = None) -> Tensor:
         folder: Where its targets lie or are left; None for `artifacts/` of the project.
     """
     network, _ = targets(job.run, _folder(folder))
-    return decompose_apd(network, job.run.sample, job.run.config, job.run.seeds, max_steps=FIRST).first_losses
+    return decompose_apd(network, job.run.sample, job.run.config, job.run.drawn, max_steps=FIRST).first_losses
 
 
 def compute(

@@ -13,6 +13,8 @@ from ..baselines.apd_losses import applied_active, attributions, listed
 from ..baselines.apd_networks import Network, ResidualMLP, applied
 from ..l3d import batch_top_k
 
+# Samples run at once, since half of all components at work on each take much memory.
+CHUNK = 500
 # A component serves a feature if one of its neurons contributes as much (the authors' code).
 SERVES = 0.04
 
@@ -93,8 +95,9 @@ def masked_outputs(network: Network, apd: APD, x: Tensor, kept: Tensor) -> Tenso
         x: Inputs `[n_runs, n_s, n_i]`.
         kept: Which components each sample has `[n_runs, n_s, n_components]`.
     """
+    parts = zip(x.split(CHUNK, 1), kept.split(CHUNK, 1), strict=True)
     with torch.no_grad():
-        return network.forward(x, applied_active(apd.components, listed(kept)))[0]
+        return torch.cat([network.forward(a, applied_active(apd.components, listed(k)))[0] for a, k in parts], 1)
 
 
 def most_attributed(network: Network, apd: APD, x: Tensor, top_k: float, batch_size: int) -> Tensor:

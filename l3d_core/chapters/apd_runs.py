@@ -11,11 +11,14 @@ import torch
 from torch import Tensor
 
 from .. import artifacts
+from ..apd_shipped import load_shipped
 from ..apd_targets import GatedInputs, TargetTraining, gated_functions, train_targets
 from ..baselines.apd import APD, APDConfig
 from ..baselines.apd_losses import Losses
 from ..baselines.apd_networks import Factors, Network, ResidualMLP, TiedSuperposition
 from ..baselines.apd_training import Sampler, decompose_apd
+from ..toys import ToyTraining
+from .apd_toys import ToyInputs, side_by_side, toy_networks
 
 # Modules whose code results depend on, beside those that all results do.
 CODE = ("apd", "apd_losses", "apd_networks", "apd_targets", "apd_training")
@@ -27,17 +30,27 @@ GATED_SEED = 0
 class APDRun:
     """A decomposition with its targets."""
 
-    target: TargetTraining | None
-    """How targets are trained, one for each seed; None for the gated functions, made by hand, the same for all."""
+    target: TargetTraining | ToyTraining | None
+    """How targets are trained, one for each seed; a toy of L3D that is shipped; or None for the gated functions, made
+    by hand, the same for all seeds."""
     config: APDConfig
     """Settings of APD."""
     seeds: tuple[int, ...]
     """Of targets and decompositions, side by side."""
+    again: int = 0
+    """Added to the seeds of the decompositions, to decompose the same targets anew."""
 
     @property
     def sample(self) -> Sampler:
         """Draws inputs."""
+        if isinstance(self.target, ToyTraining):
+            return ToyInputs(self.target)
         return GatedInputs() if self.target is None else self.target.inputs
+
+    @property
+    def drawn(self) -> tuple[int, ...]:
+        """Seeds of the decompositions."""
+        return tuple(seed + self.again for seed in self.seeds)
 
 
 class Decomposed(NamedTuple):
@@ -57,7 +70,7 @@ class Decomposed(NamedTuple):
 
 
 def targets(run: APDRun, folder: Path) -> tuple[Network, Tensor]:
-    """Returns a run's targets and their losses, trained if they are not on disk.
+    """Returns a run's targets and their losses: those shipped, those on disk, or trained.
 
     Args:
         run: Which.
@@ -65,8 +78,12 @@ def targets(run: APDRun, folder: Path) -> tuple[Network, Tensor]:
     """
     n = len(run.seeds)
     if run.target is None:
-        one = to_tensors(gated_functions(GATED_SEED).network)
-        return from_tensors({name: t.expand(n, *t.shape[1:]).contiguous() for name, t in one.items()}), torch.zeros(n)
+        return side_by_side([gated_functions(GATED_SEED).network] * n), torch.zeros(n)
+    if isinstance(run.target, ToyTraining):
+        return toy_networks(run.target, run.seeds)
+    shipped = load_shipped(run.target, run.seeds)
+    if shipped is not None:
+        return shipped
     key = {
         "target": asdict(run.target), "seeds": list(run.seeds), "torch": torch.__version__,
         "code": artifacts.code_digest(("apd_networks", "apd_targets")),
@@ -80,12 +97,12 @@ def targets(run: APDRun, folder: Path) -> tuple[Network, Tensor]:
     return from_tensors(tensors), tensors["losses"]
 
 
-def to_tensors(network: TiedSuperposition | ResidualMLP) -> dict[str, Tensor]:
+def to_tensors(network: Network) -> dict[str, Tensor]:
     """Returns a network's tensors by name, layers numbered."""
     found = {}
     for name, part in network._asdict().items():
         found |= {f"{name}.{i}": t for i, t in enumerate(part)} if isinstance(part, tuple) else {name: part}
-    return found
+    return {name: t for name, t in found.items() if isinstance(t, Tensor)}
 
 
 def from_tensors(tensors: Mapping[str, Tensor]) -> TiedSuperposition | ResidualMLP:
@@ -112,14 +129,14 @@ def decomposed(name: str, run: APDRun, *, folder: Path, progress: bool = False) 
     """
     network, losses = targets(run, folder)
     key = {
-        "config": asdict(run.config), "seeds": list(run.seeds), "torch": torch.__version__,
+        "config": asdict(run.config), "seeds": list(run.drawn), "torch": torch.__version__,
         "sample": repr(run.sample), "target": artifacts.tensor_digest(list(to_tensors(network).values())),
         "code": artifacts.code_digest(CODE),
     }  # fmt: skip
 
     def compute(scratch: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         state = scratch / "state.safetensors"
-        found = decompose_apd(network, run.sample, run.config, run.seeds, checkpoint=state, progress=progress)
+        found = decompose_apd(network, run.sample, run.config, run.drawn, checkpoint=state, progress=progress)
         parts = {f"{matrix}.{part}": t for matrix, own in found.components.items() for part, t in own._asdict().items()}
         history = {f"history.{term}": t for term, t in found.history._asdict().items()}
         return parts | history | {"first_losses": found.first_losses}, {}
@@ -127,7 +144,7 @@ def decomposed(name: str, run: APDRun, *, folder: Path, progress: bool = False) 
     tensors, _, facts = artifacts.cached(folder, f"apd-{name}", key, compute)
     components = {m: Factors(tensors[f"{m}.u"], tensors[f"{m}.v"]) for m in network.weights}
     history = Losses(*(tensors[f"history.{term}"] for term in Losses._fields))
-    apd = APD(components, history, tensors["first_losses"], run.config, run.seeds)
+    apd = APD(components, history, tensors["first_losses"], run.config, run.drawn)
     return Decomposed(network, losses, apd, facts)
 
 
@@ -137,8 +154,7 @@ def joined(parts: Sequence[Decomposed]) -> Decomposed:
     Args:
         parts: In order; seconds are added.
     """
-    tensors = [to_tensors(one.network) for one in parts]
-    network = from_tensors({name: torch.cat([t[name] for t in tensors]) for name in tensors[0]})
+    network = side_by_side([one.network for one in parts])
     components = {
         m: Factors(*(torch.cat(each) for each in zip(*(one.apd.components[m] for one in parts), strict=True)))
         for m in network.weights

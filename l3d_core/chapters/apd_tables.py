@@ -8,9 +8,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from .apd_chapter import APDSettings
 from .apd_measures import (
     Scrubbed,
-    contributions,
     feature_components,
     geometry,
     monosemantic_error,
@@ -21,6 +21,14 @@ from .apd_measures import (
 from .apd_runs import APDRun, Decomposed
 from .statistics import spread_text
 
+# Runs by what the tables call them; the first of a pair has the numbers of the paper, the second those of its code.
+TITLES = {
+    "tms-5-2": "5 in 2, attributions at the components", "tms-5-2-target": "5 in 2, at the target",
+    "tms-40-10": "40 in 10, text", "tms-40-10-code": "40 in 10, code",
+}  # fmt: skip
+MLP_TITLES = {
+    "mlp-1": "1 layer", "mlp-2": "2 layers", "mlp-1-top-1": "1 layer, top-k 1", "mlp-2-top-1": "2 layers, top-k 1"
+}  # fmt: skip
 # Samples on which random halves are tried (the authors' figures: 10,000), and the seed of these samples.
 N_SCRUBBED, SEED = 10_000, 0
 
@@ -32,12 +40,14 @@ class Superposed(NamedTuple):
         mmcs: Mean over features of the largest cosine (APD Eq. 3).
         ml2r: Mean over features of the ratio of lengths (APD Eq. 4).
         found: Features with a component of their own.
+        share: These over all features.
         sum_error: Mean squared difference of the sum of components and W.
     """
 
     mmcs: Tensor
     ml2r: Tensor
     found: Tensor
+    share: Tensor
     sum_error: Tensor
 
 
@@ -49,23 +59,25 @@ def superposed(one: Decomposed) -> Superposed:
     """
     w, each = one.network.w, one.apd.components["W"].each()
     near = geometry(w, each)
-    return Superposed(near.cosine.mean(1), near.ratio.mean(1), n_found(near), (each.sum(1) - w).square().mean((1, 2)))
+    found = n_found(near)
+    error = (each.sum(1) - w).square().mean((1, 2))
+    return Superposed(near.cosine.mean(1), near.ratio.mean(1), found, found / w.shape[1], error)
 
 
-def superposed_table(found: dict[str, Decomposed]) -> pd.DataFrame:
+def superposed_table(found: dict[str, Superposed]) -> pd.DataFrame:
     """Returns APD Table 1 over runs: median, range and number, and how many runs have all features.
 
     Args:
-        found: Decompositions of superposition by the name that readers see.
+        found: Measures by the name of a run, see `TITLES`.
     """
     rows = []
-    for name, one in found.items():
-        own, n = superposed(one), one.network.w.shape[1]
+    for name, title in TITLES.items():
+        own = found[name]
         rows.append({
-            "target": name, "MMCS": spread_text(own.mmcs), "ML2R": spread_text(own.ml2r),
+            "target": title, "MMCS": spread_text(own.mmcs), "ML2R": spread_text(own.ml2r),
             "best MMCS": f"{float(own.mmcs.max()):.3f}", "features found": spread_text(own.found, 0),
-            "all found": f"{int((own.found == n).sum())} of {len(own.found)}",
-            "sum, squared error": spread_text(own.sum_error, 6),
+            "all found": f"{int((own.share == 1).sum())} of {len(own.found)}",
+            "sum, squared error": f"{float(own.sum_error.max()):.0e} at most",
         })  # fmt: skip
     return pd.DataFrame(rows).set_index("target")
 
@@ -84,6 +96,17 @@ class Residual(NamedTuple):
     monosemantic: Tensor
 
 
+def held_out(one: Decomposed, run: APDRun) -> Tensor:
+    """Returns samples that nothing was trained on, the same for all runs, `[n_runs, n_s, n_features]`.
+
+    Args:
+        one: Decompositions of residual MLPs.
+        run: Any of their parts, for the inputs' distribution.
+    """
+    generator = torch.Generator().manual_seed(2**30 + SEED)
+    return run.sample(generator, N_SCRUBBED).expand(len(one.apd.seeds), -1, -1)
+
+
 def residual(one: Decomposed, run: APDRun) -> Residual:
     """Returns the measures of APD Figs. 8 and 25, on samples that nothing was trained on.
 
@@ -91,8 +114,7 @@ def residual(one: Decomposed, run: APDRun) -> Residual:
         one: Decompositions of residual MLPs.
         run: Any of their parts, for the inputs' distribution.
     """
-    generator = torch.Generator().manual_seed(2**30 + SEED)
-    x = run.sample(generator, N_SCRUBBED).expand(len(one.apd.seeds), -1, -1)
+    x = held_out(one, run)
     component = feature_components(one.network, one.apd, x.shape[-1])
     halves = scrubbing(one.network, one.apd, x, batch_size=run.config.batch_size, seed=SEED)
     return Residual(n_own(component), halves, monosemantic_error(one.network, x))
@@ -102,32 +124,40 @@ def residual_table(found: dict[str, Residual]) -> pd.DataFrame:
     """Returns mean errors with random halves of the components, their ratio, and features with a component.
 
     Args:
-        found: Measures by the name that readers see.
+        found: Measures by the name of a run, see `TITLES`.
     """
     rows = []
     for name, one in found.items():
         means = {kind: getattr(one.halves, kind).mean(1) for kind in Scrubbed._fields}
         rows.append({
-            "target": name, "features with their own": spread_text(one.own, 0),
-            **{kind.replace("_", "-"): spread_text(mean, 6) for kind, mean in means.items()},
+            "target": MLP_TITLES[name], "features with their own": spread_text(one.own, 0),
+            **{kind.replace("_", "-"): spread_text(1e4 * mean, 2) for kind, mean in means.items()},
             "anti-scrubbed / scrubbed": spread_text(means["anti_scrubbed"] / means["scrubbed"], 1),
-            "one neuron a feature": spread_text(one.monosemantic, 6),
+            "one neuron a feature": spread_text(1e4 * one.monosemantic, 2),
         })  # fmt: skip
     return pd.DataFrame(rows).set_index("target")
 
 
-def predominant(one: Decomposed) -> tuple[Tensor, Tensor]:
-    """Returns the neurons' contributions in the target and in each feature's predominant component (APD Fig. 6).
-
-    Predominant is the component in which the largest contribution of a neuron to the feature is largest.
+def settings_table(settings: APDSettings, runs: dict[str, Decomposed]) -> pd.DataFrame:
+    """Returns what each decomposition was run with, and the processor seconds of a target.
 
     Args:
-        one: Decompositions of residual MLPs.
-
-    Returns:
-        `[n_runs, n_features, n_neurons]` twice.
+        settings: The chapter's.
+        runs: All decompositions.
     """
-    target = contributions(one.network, one.network.weights)
-    each = contributions(one.network, {name: own.each() for name, own in one.apd.components.items()})
-    best = each.amax(-1).argmax(1)  # Of each feature `[n_runs, n_features]`.
-    return target, each.gather(1, best[:, None, :, None].expand(-1, 1, -1, each.shape[-1]))[:, 0]
+    columns = {}
+    for name, title in (TITLES | MLP_TITLES | {"gated": "gated functions"}).items():
+        config, one = runs[name].apd.config, settings.runs[name][0]
+        columns[title] = {
+            "components C": config.n_components, "rank-one terms": config.n_terms, "steps": config.steps,
+            "batch": config.batch_size, "top-k": f"{config.top_k:g}", "faithfulness": f"{config.faithfulness:g}",
+            "minimality": f"{config.minimality:g}", "simplicity": f"{config.simplicity:g}, p {config.p:g}",
+            "hidden": f"{config.hidden:g}",
+            "learning rate": f"{config.lr:g}, {config.schedule}, {100 * config.warmup:g} % warm-up",
+            "start": f"{config.init}, {config.init_scale:g} times", "unit U": "yes" if config.unit_norm else "no",
+            "attributions at": config.attributions, "targets": len(runs[name].apd.seeds),
+            "numbers trained": sum(part[0].numel() for own in runs[name].apd.components.values() for part in own),
+            "core-seconds a target": f"{runs[name].facts['core_seconds'] / len(runs[name].apd.seeds):.0f}",
+            "target's loss": "" if one.target is None else spread_text(runs[name].losses, 5),
+        }  # fmt: skip
+    return pd.DataFrame(columns).rename_axis("")

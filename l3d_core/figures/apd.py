@@ -2,19 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .style import GREY, SMALL, WIDE, category, panel_grid, style
+from .networks import Panel
+from .style import GREY, PAPER, SMALL, WIDE, category, panel_grid, style
 
 TARGET, APD, SCRUBBED, ANTI = "#3b6fb6", "#d9822b", "#7a5aa6", "#2e8b57"
 # What errors on a logarithmic axis are raised to, so that exact zeros have a place.
 LEAST = 1e-9
+
+
+def plot_instances(mmcs: Mapping[str, Tensor], found: Mapping[str, Tensor], paper: float) -> Figure:
+    """Returns MMCS and the number of features with a component of their own, a point for each run.
+
+    Args:
+        mmcs: `[n_runs]` by name.
+        found: The same of features.
+        paper: MMCS of the paper.
+    """
+    with style():
+        figure, (left, right) = plt.subplots(1, 2, figsize=(WIDE, 1.2 + 0.55 * len(mmcs)), sharey=True)
+        for ax, values in ((left, mmcs), (right, found)):
+            frame = pd.DataFrame([{"run": n, "value": float(x)} for n, of in values.items() for x in of])
+            sns.stripplot(frame, x="value", y="run", hue="run", palette="deep", ax=ax, size=6, alpha=0.7, legend=False)
+            ax.set_ylabel("")
+        left.axvline(paper, color=PAPER, ls=":", lw=1.6)
+        left.set(xlabel="MMCS; dotted: paper")
+        right.set(xlabel="features found")
+    return figure
+
+
+def plot_losses(history: Mapping[str, Mapping[str, Tensor]], every: int) -> Figure:
+    """Returns the terms of the loss over training, median and range over runs, a panel for each decomposition.
+
+    Args:
+        history: Losses `[n_runs, n_records]` by term, by name.
+        every: Steps between two records.
+    """
+    with style():
+        figure, axes = panel_grid(len(history), 2, 2.5)
+        for ax, (name, terms) in zip(axes, history.items(), strict=True):
+            for i, (term, values) in enumerate(terms.items()):
+                steps = every * (1 + np.arange(values.shape[1]))
+                colour = sns.color_palette("deep")[i]
+                ax.plot(steps, values.median(0).values, "." if len(steps) == 1 else "-", color=colour, label=term)
+                ax.fill_between(steps, values.amin(0), values.amax(0), color=colour, alpha=0.25, lw=0)
+            ax.set(yscale="log", title=name, xlabel="step")
+        handles = {h.get_label(): h for ax in axes for h in ax.lines}
+        figure.legend(handles.values(), handles, loc="outside lower center", ncols=len(handles))
+    return figure
 
 
 def plot_rays(panels: Mapping[str, Tensor], columns: int = 4) -> Figure:
@@ -33,6 +76,11 @@ def plot_rays(panels: Mapping[str, Tensor], columns: int = 4) -> Figure:
                 ax.plot(x, y, ms=5, ls="", **category(i))
             ax.set(xlim=(-most, most), ylim=(-most, most), aspect="equal", xticks=[], yticks=[], title=title)
     return figure
+
+
+def as_networks(panels: Mapping[str, Tensor]) -> list[Panel]:
+    """Returns tied weights `[n_features, n_hidden]` by title as networks from features to features (Fig. 3, bottom)."""
+    return [Panel(weights=[w, w.T], title=title) for title, w in panels.items()]
 
 
 def plot_contributions(target: Tensor, best: Tensor, n_layers: int = 1, n_features: int = 10) -> Figure:
@@ -70,7 +118,7 @@ def plot_scrubbed_outputs(target: Tensor, top_k: Tensor, scrubbed: Tensor, anti_
 
     Args:
         target: `[n_o]`.
-        top_k: With the components that top-k chooses `[n_o]`.
+        top_k: With the component of the largest attribution `[n_o]`.
         scrubbed: Runs with the feature's own component among those kept `[n_runs, n_o]`.
         anti_scrubbed: Runs without it `[n_runs, n_o]`.
     """
@@ -82,7 +130,7 @@ def plot_scrubbed_outputs(target: Tensor, top_k: Tensor, scrubbed: Tensor, anti_
             name = f"{label}, range of {len(runs)}"
             ax.vlines(x, low, high, color=colour, alpha=0.6, lw=3, label=name)
         ax.plot(x, target, "x", color=TARGET, ms=5, label="target")
-        ax.plot(x, top_k, "+", color=APD, ms=6, label="top-k")
+        ax.plot(x, top_k, "+", color=APD, ms=6, label="top component")
         ax.set(xlabel="output", ylabel="output of the MLP")
         figure.legend(loc="outside lower center", ncols=2)
     return figure
@@ -150,8 +198,8 @@ def plot_feature_errors(target: Tensor, single: Tensor, batch: Tensor, top_k: fl
         for ax, errors, title in zip(axes, (single, batch), titles, strict=True):
             order = errors.argsort(descending=True)
             x = np.arange(len(errors))
-            ax.bar(x, errors[order], width=1.0, color=APD, label="APD")
-            ax.bar(x, target[order], width=1.0, color=TARGET, alpha=0.7, label="target")
+            ax.bar(x, errors[order].numpy(), width=1.0, color=APD, label="APD")
+            ax.bar(x, target[order].numpy(), width=1.0, color=TARGET, alpha=0.7, label="target")
             ax.set(ylabel="mean squared error", title=title)
         axes[1].set(xlabel="input feature, sorted by the error of APD")
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
@@ -170,22 +218,4 @@ def plot_errors_against_active(single: Tensor, active: Tensor) -> Figure:
         ax.plot(single, active, "o", color=APD, ms=5, alpha=0.7, mew=0)
         ax.set(xlabel="squared error with one component", ylabel="mean active components")
         ax.ticklabel_format(axis="x", style="sci", scilimits=(0, 0))
-    return figure
-
-
-def plot_gated(x: Tensor, target: Tensor, top_k: Sequence[Tensor] | Tensor) -> Figure:
-    """Returns the gated functions and what the components of top-k make of them (APD Fig. 12).
-
-    Args:
-        x: `[n_x]`.
-        target: `[n_functions, n_x]`.
-        top_k: The same of APD.
-    """
-    with style():
-        figure, axes = panel_grid(len(target), 2, 2.3)
-        for i, ax in enumerate(axes):
-            ax.plot(x, target[i], color=TARGET, lw=2, label="target")
-            ax.plot(x, top_k[i], "--", color=APD, lw=2, label="APD, top-k")
-            ax.set(title=f"function {i}", xlabel="x")
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure

@@ -1,0 +1,203 @@
+"""Everything that chapter 7 measures on APD's components, with its numbers, claims and provenance as one record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..apd_targets import GatedFunctions, gated_functions
+from .apd_chapter import APDSettings, jobs
+from .apd_gated import Gated, best, gated, one_each, purity
+from .apd_measures import FeatureErrors, feature_components, feature_errors, n_own
+from .apd_runs import GATED_SEED, Decomposed
+from .apd_tables import Residual, Superposed, held_out, residual, superposed
+from .statistics import settings_digest, spread_text
+
+# Which run stands for the paper's text and which for the files of its authors' code, by what the claims call it.
+SUPERPOSED = {
+    "5": {"text": "tms-5-2", "code": "tms-5-2-target"},
+    "40": {"text": "tms-40-10", "code": "tms-40-10-code"},
+}
+# A sum is W's if the mean squared difference is below this. Least ratios of errors without and with a feature's
+# components. Least features with a component of their own. A component serves a function if more than half of its
+# squared weights do. All stand in the list of claims too.
+SUM_ERROR, RATIOS, LEAST_OWN = 1e-4, {"mlp-1": 3.0, "mlp-2": 2.5}, 0.9
+# One component alone serves a feature badly if its error against the labels is so many times the target's; of how many
+# features that has to hold for computations to be split over components, the paper having about a fifth.
+BAD, LEAST_BAD = 1.5, 0.1
+
+
+class APDResult(NamedTuple):
+    """Decompositions of chapter 7 and what was measured on them, by the names of the settings.
+
+    Attributes:
+        settings: The chapter's.
+        runs: All decompositions.
+        functions: The gated functions with their neurons.
+        superposed: Of superposition.
+        residual: Of residual MLPs, with random halves of their components.
+        alone: Of residual MLPs, feature by feature.
+        gated: Of the gated functions.
+    """
+
+    settings: APDSettings
+    runs: dict[str, Decomposed]
+    functions: GatedFunctions
+    superposed: dict[str, Superposed]
+    residual: dict[str, Residual]
+    alone: dict[str, FeatureErrors]
+    gated: Gated
+
+
+def measured(settings: APDSettings, runs: dict[str, Decomposed]) -> APDResult:
+    """Returns the chapter's decompositions with all measures.
+
+    Args:
+        settings: The chapter's.
+        runs: What `apd_chapter.compute` returned.
+    """
+    functions = gated_functions(GATED_SEED)
+    mlps = {name: (one, settings.runs[name][0]) for name, one in runs.items() if name.startswith("mlp")}
+    return APDResult(
+        settings, runs, functions,
+        {name: superposed(one) for name, one in runs.items() if name.startswith("tms")},
+        {name: residual(one, run) for name, (one, run) in mlps.items()},
+        {
+            name: feature_errors(one.network, one.apd, held_out(one, run), batch_size=run.config.batch_size)
+            for name, (one, run) in mlps.items()
+        },
+        gated(runs["gated"], functions),
+    )  # fmt: skip
+
+
+def ratio(found: Residual) -> Tensor:
+    """Returns the mean error without the components of active features over that with them, `[n_runs]`."""
+    return found.halves.anti_scrubbed.mean(1) / found.halves.scrubbed.mean(1)
+
+
+def n_bad(found: FeatureErrors) -> tuple[Tensor, Tensor]:
+    """Returns how many features are served badly, by one component and by batch top-k, `[n_runs]` each."""
+    return tuple((each > BAD * found.target).sum(1) for each in (found.single, found.batch))
+
+
+def n_shared(one: Decomposed) -> Tensor:
+    """Returns how many components are those of several features, `[n_runs]`."""
+    component = feature_components(one.network, one.apd, one.network.embed.shape[1])
+    counts = torch.stack([own.bincount(minlength=one.apd.config.n_components) for own in component])
+    return (counts > 1).sum(1)
+
+
+def claims(result: APDResult) -> dict[str, dict[str, list]]:
+    """Returns the values of APD's claims, by 'text' and 'code' as far as these were run."""
+    found: dict[str, dict[str, list]] = {}
+    for size, names in SUPERPOSED.items():
+        for key, field in (("mmcs", "mmcs"), ("ml2r", "ml2r")):
+            values = {variant: getattr(result.superposed[name], field) for variant, name in names.items()}
+            found[f"apd-{key}-{size}"] = {v: [round(float(x), 6) for x in each] for v, each in values.items()}
+        found[f"apd-found-{size}"] = {
+            v: (result.superposed[name].found == result.runs[name].network.w.shape[1]).tolist()
+            for v, name in names.items()
+        }
+    found["apd-sum"] = {"text": [
+        bool(error < SUM_ERROR) for names in SUPERPOSED.values() for error in result.superposed[names["text"]].sum_error
+    ]}  # fmt: skip
+    found["apd-attributions"] = {
+        "text": (result.superposed["tms-5-2"].mmcs > result.superposed["tms-5-2-target"].mmcs).tolist()
+    }
+    for name, least in RATIOS.items():
+        one, n = result.residual[name], result.runs[name].network.embed.shape[1]
+        own, scrubbed = one.own >= LEAST_OWN * n, one.halves.scrubbed.mean(1)
+        found[f"apd-own-{name}"] = {"code": own.tolist()}
+        found[f"apd-scrubbed-{name}"] = {"code": ((ratio(one) >= least) & (scrubbed < one.monosemantic)).tolist()}
+    found["apd-two-layers"] = {"code": (n_shared(result.runs["mlp-2"]) > n_shared(result.runs["mlp-1"])).tolist()}
+    bad, n = n_bad(result.alone["mlp-1"]), result.runs["mlp-1"].network.embed.shape[1]
+    found["apd-split"] = {"code": ((bad[0] >= LEAST_BAD * n) & (bad[1] == 0)).tolist()}
+    found["apd-gated"] = {"text": one_each(result.gated).tolist()}
+    return found
+
+
+def numbers(result: APDResult) -> dict[str, Any]:
+    """Returns the numbers of the chapter's prose."""
+    found: dict[str, Any] = {}
+    for name, one in result.superposed.items():
+        n = result.runs[name].network.w.shape[1]
+        found |= {
+            f"n_{name}": len(one.mmcs), f"mmcs_{name}": spread_text(one.mmcs), f"ml2r_{name}": spread_text(one.ml2r),
+            f"best_{name}": f"{float(one.mmcs.max()):.3f}", f"found_{name}": spread_text(one.found, 0),
+            f"all_{name}": f"{int((one.found == n).sum())} of {len(one.found)}",
+            f"sum_{name}": f"{float(one.sum_error.max()):.0e}",
+        }  # fmt: skip
+    for name, one in result.residual.items():
+        bad, run = n_bad(result.alone[name]), result.runs[name]
+        component = feature_components(run.network, run.apd, run.network.embed.shape[1])
+        found |= {
+            f"own_{name}": spread_text(n_own(component), 0), f"ratio_{name}": spread_text(ratio(one), 1),
+            f"shared_{name}": spread_text(n_shared(run), 0), f"mono_{name}": f"{float(one.monosemantic.mean()):.1e}",
+            f"bad_single_{name}": spread_text(bad[0], 0), f"bad_batch_{name}": spread_text(bad[1], 0),
+            f"loss_{name}": spread_text(run.losses, 5),
+        }  # fmt: skip
+        for kind in one.halves._fields:
+            found[f"{kind}_{name}"] = spread_text(1e4 * getattr(one.halves, kind).mean(1), 2)
+    pure, at = purity(result.gated), best(result.gated)
+    found |= {
+        "gated_best": result.runs["gated"].apd.seeds[at], "gated_n": len(pure),
+        "gated_error": spread_text(result.gated.errors.mean(1)), "gated_one_each": int(one_each(result.gated).sum()),
+        "gated_best_error": f"{float(result.gated.errors[at].mean()):.3f}",
+        "gated_purity": spread_text(pure.mean(1), 2), "gated_best_purity": f"{float(pure[at].mean()):.2f}",
+    }  # fmt: skip
+    return found
+
+
+def rows(result: APDResult) -> list[dict[str, Any]]:
+    """Returns one row for each decomposition, for tables of sweeps."""
+    found = []
+    for name, one in result.runs.items():
+        columns: Mapping[str, Tensor] = {}
+        if name in result.superposed:
+            columns = result.superposed[name]._asdict()
+        elif name in result.residual:
+            columns = {"own": result.residual[name].own, "ratio": ratio(result.residual[name])}
+        else:
+            columns = {"error": result.gated.errors.mean(1), "purity": purity(result.gated).mean(1)}
+        for i, seed in enumerate(one.apd.seeds):
+            values = {key: round(float(values[i]), 6) for key, values in columns.items()}
+            found.append({"variant": name, "seed": seed, **values})
+    return found
+
+
+def paper_texts(papers: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the paper's numbers that the page's text names.
+
+    Args:
+        papers: See `record.paper_values`.
+    """
+    names = ("mmcs_5", "ml2r_5", "mmcs_40", "ml2r_40")
+    return {f"paper_{name}": f"{papers[f'apd_{name}']['value']:.3f}" for name in names}
+
+
+def summarise(result: APDResult, preset: str, values: dict[str, Any]) -> dict[str, Any]:
+    """Returns the chapter's record: glued numbers, claims, first losses and provenance (JSON-able).
+
+    Args:
+        result: The chapter's.
+        preset: The preset it ran.
+        values: Further numbers.
+    """
+    seconds = {name: round(one.facts["core_seconds"], 1) for name, one in result.runs.items()}
+    first = next(iter(result.runs.values())).facts
+    facts = {name: value for name, value in first.items() if name not in ("wall_seconds", "core_seconds")}
+    total, losses = sum(seconds.values()), {}
+    for name, one in result.runs.items():
+        parts = iter(one.apd.first_losses)
+        for job in (job for job in jobs(result.settings) if job.rsplit(", ", 1)[0] == name):
+            own = [next(parts) for _ in jobs(result.settings)[job].run.seeds]
+            losses[job] = [[[float(f"{x:.7g}") for x in row.tolist()] for row in own]]
+    return {
+        "preset": preset, "settings": settings_digest(result.settings),
+        "numbers": numbers(result) | {"core_minutes": f"{total / 60:.0f}"} | values, "claims": claims(result),
+        "table": rows(result), "first_losses": losses,
+        "provenance": {**facts, "core_seconds": round(total, 1), "seconds": seconds},
+    }  # fmt: skip

@@ -1,0 +1,301 @@
+"""Chapter 7 from its settings to its record, on runs of two steps; gated functions and shipped targets."""
+
+from dataclasses import replace
+from functools import partial
+
+import matplotlib.pyplot as plt
+import pytest
+import torch
+
+from l3d_core import apd_shipped, targets
+from l3d_core.apd_claims import CLAIMS
+from l3d_core.apd_experiments import SETTINGS
+from l3d_core.apd_shipped import MLP, SHIPPED, TMS, load_shipped, train_shipped
+from l3d_core.apd_targets import gated_functions, started
+from l3d_core.baselines.apd_networks import Factors
+from l3d_core.chapters import apd_chapter, apd_gated, apd_tables, apd_views
+from l3d_core.chapters import apd_summary as summary
+from l3d_core.chapters.apd_measures import FeatureErrors, Scrubbed
+from l3d_core.figures import apd as figures
+from l3d_core.figures.apd_gated import plot_functions, plot_wiring
+from l3d_core.parallel import run_jobs
+
+GATED = gated_functions(0)
+
+
+def tiny(run):
+    """Returns a run of two steps on a target of two."""
+    target = None if run.target is None else replace(run.target, steps=2)
+    return replace(run, config=replace(run.config, steps=2, batch_size=64), target=target)
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory):
+    quick = SETTINGS["07_apd"]["quick"].runs
+    settings = apd_chapter.APDSettings(runs={name: tuple(map(tiny, parts)) for name, parts in quick.items()})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(apd_tables, "N_SCRUBBED", 2000)
+        runs = apd_chapter.compute(settings, folder=tmp_path_factory.mktemp("runs"), workers=1)
+        return summary.measured(settings, runs)
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    plt.close("all")
+
+
+# --- gated functions --------------------------------------------------------------------------------------------
+
+
+def gated_components(parts):
+    """Returns two runs whose components are parts of the target's weights, by a factor for each function."""
+    of = apd_gated.function_weights(GATED)
+    found = {}
+    for name, w in GATED.network.weights.items():
+        each = torch.stack([sum(share * w[0] * (of[name] == i) for i, share in enumerate(row)) for row in parts])
+        u = torch.eye(w.shape[1]).expand(len(parts), -1, -1).permute(1, 0, 2)[None]
+        found[name] = Factors(u.expand(2, -1, -1, -1).contiguous(), each[None].expand(2, -1, -1, -1).contiguous())
+    return found
+
+
+def with_gated(result, parts):
+    one = result.runs["gated"]
+    return one._replace(apd=one.apd._replace(components=gated_components(parts)))
+
+
+def test_one_component_for_each_function_leaves_no_error_and_is_pure(result):
+    found = apd_gated.gated(with_gated(result, torch.eye(4).tolist()), GATED)
+    torch.testing.assert_close(found.errors, torch.zeros(2, 4), atol=1e-8, rtol=0)
+    torch.testing.assert_close(found.shares[0], torch.cat([torch.eye(4), torch.zeros(4, 1)], 1))
+    assert apd_gated.one_each(found).all() and apd_gated.purity(found).min() == 1
+    x = found.x[::20]
+    values = torch.stack([c[0] * torch.cos(c[1] * x + c[2]) + c[3] * torch.sin(c[4] * x + c[5]) + c[6]
+                          for c in GATED.coefficients])  # fmt: skip
+    assert (found.target[:, ::20] - values).abs().max() < 0.05  # Pieces of lines between ten knots.
+
+
+def test_shares_of_mixed_components_by_hand(result):
+    # Component 0 has functions 0 and 1 in full, component 1 half of function 2, component 2 nothing.
+    parts = [[1, 1, 0, 0], [0, 0, 0.5, 0], [0, 0, 0, 0], [0, 0, 0, 1]]
+    shares = apd_gated.shares(with_gated(result, parts), GATED)[0]
+    of = apd_gated.function_weights(GATED)
+    mass = [sum(float((GATED.network.weights[m][0] * (of[m] == i)).square().sum()) for m in of) for i in (0, 1)]
+    assert shares[0, :2].tolist() == pytest.approx([m / sum(mass) for m in mass], rel=1e-5)
+    assert shares[1].tolist() == pytest.approx([0, 0, 1, 0, 0]) and shares[2].tolist() == [0] * 5
+    found = apd_gated.gated(with_gated(result, parts), GATED)
+    assert not apd_gated.one_each(found).any()
+    # With functions 0 and 1 on at once in one component, bit 0 alone turns on only function 0: no error.
+    assert found.errors[0, 0] < 1e-8 and found.errors[0, 2] > 0.01 and found.errors[0, 3] < 1e-8
+
+
+def test_weights_that_are_zero_in_the_target_belong_to_nobody(result):
+    one = with_gated(result, torch.eye(4).tolist())
+    w = one.apd.components["W_in.0"].v
+    place = (GATED.network.w_in[0][0] == 0).nonzero()[0]
+    w[:, 0, place[0], place[1]] = 3.0
+    of = apd_gated.function_weights(GATED)
+    own = sum(float((GATED.network.weights[m][0] * (of[m] == 0)).square().sum()) for m in of)
+    assert float(apd_gated.shares(one, GATED)[0, 0, 4]) == pytest.approx(9 / (own + 9))
+
+
+def test_every_weight_of_the_gated_functions_has_its_owner():
+    of = apd_gated.function_weights(GATED)
+    for name, w in GATED.network.weights.items():
+        assert of[name].shape == w[0].shape and ((of[name] == -1) == (w[0] == 0)).all()
+    bits = of["W_in.0"][1:5]
+    assert all(row[row >= 0].unique().tolist() == [i] for i, row in enumerate(bits))
+
+
+def test_the_best_run_has_the_least_error(result):
+    errors = torch.tensor([[0.1, 0.5], [0.2, 0.1], [0.0, 0.4]])
+    assert apd_gated.best(result.gated._replace(errors=errors)) == 1
+    table = apd_gated.gated_table(result.gated, result.runs["gated"].apd.seeds)
+    assert list(table.index) == ["0", "1", "all"] and table["a component for each"].iloc[-1].endswith("of 2")
+
+
+# --- single features --------------------------------------------------------------------------------------------
+
+
+def test_responses_are_the_networks_outputs(result):
+    network = result.runs["mlp-1"].network
+    found = apd_views.responses(network, 1)
+    n = network.embed.shape[1]
+    x = torch.zeros(2, 1, n)
+    x[:, 0, 3] = 0.5
+    at = int((found.x - 0.5).abs().argmin())
+    torch.testing.assert_close(network.outputs(x)[1, 0, 3], found.curves[3, at])
+    x[:, 0, 3] = 1.0
+    torch.testing.assert_close(network.outputs(x)[1, 0], found.outputs[3])
+    assert found.curves.shape == (n, apd_views.N_X) and apd_views.shown_feature(network) == n - 1
+
+
+def test_halves_without_any_component_are_zero_and_the_whole_is_the_sum(result):
+    one = result.runs["mlp-2"]
+    found = apd_views.halves_of_feature(one)
+    assert found.scrubbed.shape == found.anti_scrubbed.shape == (apd_views.N_HALVES, len(found.target))
+    empty = {m: Factors(torch.zeros_like(own.u), own.v) for m, own in one.apd.components.items()}
+    nothing = apd_views.halves_of_feature(one._replace(apd=one.apd._replace(components=empty)))
+    assert nothing.scrubbed.abs().max() < 1e-6 and nothing.top_k.abs().max() < 1e-6
+    straight = torch.eye(len(found.target))[found.feature] @ one.network.embed[0] @ one.network.unembed[0]
+    x = torch.eye(len(found.target))[None, found.feature, None].expand(len(one.apd.seeds), 1, -1)
+    torch.testing.assert_close(found.target, one.network.outputs(x)[0, 0] - straight, rtol=1e-4, atol=1e-6)
+
+
+def test_predominant_is_the_component_with_the_largest_contribution(result):
+    target, best = apd_views.predominant(result.runs["mlp-1"])
+    assert target.shape == best.shape and target.shape[0] == 2
+    first = apd_views.first_contributions(result.runs["mlp-1"])
+    assert first[0].equal(target[0]) and first[1].equal(best[0])
+
+
+# --- measures and claims ----------------------------------------------------------------------------------------
+
+
+def test_ratios_and_bad_features_by_hand(result):
+    halves = Scrubbed(*(torch.tensor(values) for values in ([[0.0, 0.0]], [[1.0, 3.0]], [[2.0, 10.0]])))
+    assert summary.ratio(result.residual["mlp-1"]._replace(halves=halves)).tolist() == [3.0]
+    target, nothing = torch.tensor([[1.0, 1.0, 2.0]]), torch.zeros(1, 3)
+    errors = FeatureErrors(target, torch.tensor([[1.4, 1.6, 3.1]]), torch.tensor([[1.0, 1.6, 2.0]]), nothing, nothing)
+    assert [n.tolist() for n in summary.n_bad(errors)] == [[2], [1]]
+
+
+def test_every_claim_has_its_values(result):
+    found = summary.claims(result)
+    assert found.keys() == {claim.id for claim in CLAIMS}
+    for claim in CLAIMS:
+        assert found[claim.id].keys() == set(claim.variants)
+        number = claim.paper is not None
+        assert all(isinstance(v, float if number else bool) for values in found[claim.id].values() for v in values)
+
+
+def test_claims_follow_from_the_measures(result):
+    half = result.superposed["tms-5-2"]
+    changed = half._replace(found=torch.tensor([5, 4]), mmcs=torch.tensor([0.9, 0.1]), sum_error=torch.tensor([1.0, 0]))
+    one = result.residual["mlp-1"]
+    n = result.runs["mlp-1"].network.embed.shape[1]
+    flat = Scrubbed(torch.zeros(2, 1), torch.tensor([[1.0], [1.0]]), torch.tensor([[3.0], [2.9]]))
+    other = one._replace(own=torch.tensor([n, n // 2]), halves=flat, monosemantic=torch.tensor([2.0, 2.0]))
+    found = summary.claims(result._replace(
+        superposed={**result.superposed, "tms-5-2": changed,
+                    "tms-5-2-target": half._replace(mmcs=torch.tensor([0.5, 0.5]))},
+        residual={**result.residual, "mlp-1": other},
+    ))  # fmt: skip
+    assert found["apd-found-5"]["text"] == [True, False] and found["apd-attributions"]["text"] == [True, False]
+    assert found["apd-mmcs-5"]["text"] == pytest.approx([0.9, 0.1]) and found["apd-sum"]["text"][:2] == [False, True]
+    assert found["apd-own-mlp-1"]["code"] == [True, False] and found["apd-scrubbed-mlp-1"]["code"] == [True, False]
+    worse = other._replace(monosemantic=torch.tensor([0.5, 2.0]))
+    again = summary.claims(result._replace(residual={**result.residual, "mlp-1": worse}))
+    assert again["apd-scrubbed-mlp-1"]["code"] == [False, False]
+
+
+def test_the_record_has_numbers_of_every_run_and_first_losses_of_every_stack(result):
+    found = summary.summarise(result, "quick", {"paper_mmcs_5": "0.998"})
+    assert found["first_losses"].keys() == apd_chapter.jobs(result.settings).keys()
+    jobs = apd_chapter.jobs(result.settings)
+    assert all(len(found["first_losses"][name][0]) == len(job.run.seeds) for name, job in jobs.items())
+    stacked = torch.tensor(found["first_losses"]["tms-40-10, 1"]).flatten(0, 1)
+    torch.testing.assert_close(stacked, result.runs["tms-40-10"].apd.first_losses[1:], rtol=1e-6, atol=0)
+    assert len(found["table"]) == sum(len(one.apd.seeds) for one in result.runs.values())
+    assert found["numbers"]["paper_mmcs_5"] == "0.998" and found["provenance"]["seconds"].keys() == result.runs.keys()
+
+
+def test_tables_name_every_run(result):
+    assert list(apd_tables.superposed_table(result.superposed).index) == list(apd_tables.TITLES.values())
+    assert list(apd_tables.residual_table(result.residual).index) == list(apd_tables.MLP_TITLES.values())
+    table = apd_tables.settings_table(result.settings, result.runs)
+    assert list(table.columns) == [*apd_tables.TITLES.values(), *apd_tables.MLP_TITLES.values(), "gated functions"]
+    assert table.loc["numbers trained", "5 in 2, at the target"] == 5 * 3 * (5 + 2)
+    assert table.loc["target's loss", "gated functions"] == ""
+
+
+# --- figures ----------------------------------------------------------------------------------------------------
+
+
+def test_rays_are_the_rows_of_each_panel(result):
+    panels = apd_views.ray_panels(result.runs["tms-5-2"], 1)
+    assert list(panels) == ["target", "sum", *(f"component {c}" for c in range(5))]
+    torch.testing.assert_close(panels["sum"], sum(panels[f"component {c}"] for c in range(5)))
+    figure = figures.plot_rays(panels)
+    drawn = [line.get_xydata()[-1].tolist() for line in figure.axes[0].lines[::2]]
+    torch.testing.assert_close(torch.tensor(drawn, dtype=torch.float32), result.runs["tms-5-2"].network.w[1])
+    assert [p.weights[1].equal(p.weights[0].T) for p in figures.as_networks(panels)] == [True] * 7
+
+
+def test_a_point_for_every_run():
+    figure = figures.plot_instances({"a": torch.tensor([0.5, 0.75]), "b": torch.tensor([1.0])},
+                                    {"a": torch.tensor([0, 1]), "b": torch.tensor([1])}, 0.99)  # fmt: skip
+    left, right = figure.axes
+    assert sorted(x for part in left.collections for x, _ in part.get_offsets()) == [0.5, 0.75, 1.0]
+    assert left.lines[0].get_xdata() == [0.99, 0.99] and right.get_xlabel() == "features found"
+
+
+def test_losses_are_drawn_at_their_steps(result):
+    terms = apd_views.history(result.runs["mlp-1"])
+    assert list(terms) == ["faithfulness", "minimality", "simplicity", "hidden"]
+    assert list(apd_views.history(result.runs["tms-5-2"])) == ["faithfulness", "minimality", "simplicity"]
+    figure = figures.plot_losses({"a": {"hidden": torch.tensor([[1.0, 2.0], [3.0, 2.0], [5.0, 9.0]])}}, 100)
+    line = figure.axes[0].lines[0]
+    assert line.get_xdata().tolist() == [100, 200] and line.get_ydata().tolist() == [3, 2]
+
+
+def test_errors_and_outputs_are_drawn_as_given(result):
+    figures.plot_errors_of_halves(apd_views.first_halves(result.residual["mlp-1"]), 0.01)
+    assert apd_views.first_halves(result.residual["mlp-1"]).keys() == {"top-k", "scrubbed", "anti-scrubbed"}
+    errors = (torch.tensor([1.0, 2.0]), torch.tensor([3.0, 5.0]), torch.tensor([4.0, 1.0]))
+    top, bottom = figures.plot_feature_errors(*errors, 1.28).axes
+    assert [p.get_height() for p in top.patches] == [5, 3, 2, 1] and [p.get_height() for p in bottom.patches] == [
+        4, 1, 1, 2,
+    ]  # fmt: skip
+    responses = apd_views.responses(result.runs["mlp-2"].network)
+    left, right = figures.plot_target_outputs(*responses, feature=2).axes
+    assert left.lines[0].get_ydata().tolist() == pytest.approx(responses.outputs[2].tolist())
+    assert right.lines[0].get_ydata().tolist() == pytest.approx(responses.curves[2].tolist())
+    figures.plot_target_outputs(*responses)
+    figures.plot_scrubbed_outputs(*apd_views.halves_of_feature(result.runs["mlp-1"])[1:])
+    figures.plot_contributions(*apd_views.first_contributions(result.runs["mlp-2"]), n_layers=2)
+    figures.plot_errors_against_active(torch.tensor([1e-4]), torch.tensor([1.0]))
+
+
+def test_wiring_shows_the_weights_of_each_function(result):
+    weights = apd_gated.drawn_weights(GATED, with_gated(result, torch.eye(4).tolist()), 0)
+    figure = plot_wiring(weights, apd_gated.function_weights(GATED))
+    assert [ax.get_title() for ax in figure.axes] == ["target", *(f"component {c}" for c in range(4))]
+    links = [sum(len(part.get_segments()) for part in ax.collections if hasattr(part, "get_segments"))
+             for ax in figure.axes]  # fmt: skip
+    assert links[0] == sum(links[1:]) and min(links[1:]) > 20
+    colours = {tuple(c[:3]) for part in figure.axes[1].collections[:4] for c in part.get_colors()}
+    assert len(colours) == 1
+    plot_functions(result.gated.x, result.gated.target, result.gated.top_k[0])
+
+
+# --- shipped targets --------------------------------------------------------------------------------------------
+
+
+def test_shipped_targets_are_what_their_settings_say():
+    for config, parts in SHIPPED.values():
+        seeds = sum(parts, ())
+        network, losses = load_shipped(config, seeds[-2:])
+        assert len(losses) == 2 and (losses > 0).all()
+        other, _ = load_shipped(config, seeds)
+        for name, w in network.weights.items():
+            assert (
+                w.equal(other.weights[name][-2:]) and w.shape == started(config, (0,)).weights[name].expand_as(w).shape
+            )
+    assert load_shipped(TMS, (0, 12)) is None and load_shipped(replace(TMS, steps=9), (0,)) is None
+    assert load_shipped(MLP, (0,))[0].embed.equal(started(MLP, (0,)).embed)
+
+
+def test_shipped_targets_can_be_trained_anew(tmp_path, monkeypatch):
+    small = {"apd_small": (replace(TMS, steps=3), ((0, 1),)), "apd_deep": (
+        replace(MLP, steps=2, n_features=4, n_hidden=4, n_layers=2, n_resid=9), ((0,), (5,)))}  # fmt: skip
+    monkeypatch.setattr(apd_shipped, "SHIPPED", small)
+    monkeypatch.setattr(targets, "run_jobs", partial(run_jobs, workers=1))
+    assert targets.retrain(["apd_small", "apd_deep"], tmp_path, progress=False).keys() == small.keys()
+    for config, parts in small.values():
+        trained = apd_shipped.train_targets(config, parts[-1])
+        network, losses = load_shipped(config, parts[-1], tmp_path)
+        assert losses.equal(trained.losses)
+        assert all(w.equal(trained.network.weights[name]) for name, w in network.weights.items())
+    assert load_shipped(small["apd_small"][0], (0,), tmp_path / "none") is None
+    assert train_shipped("apd_small", tmp_path) > 0
