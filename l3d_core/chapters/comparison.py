@@ -1,0 +1,275 @@
+"""Chapter 9: L3D, APD and two baselines on the same targets, each part from disk where it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import artifacts
+from ..baselines.apd import APD
+from ..parallel import run_jobs
+from ..training import Run, fit
+from .apd_runs import APDRun, decomposed, joined
+from .comparison_costs import costs
+from .comparison_measures import (
+    ablation_selectivity,
+    found_circuits,
+    gradient_sparsity,
+    gradients,
+    output_sparsity,
+    step_selectivity,
+)
+from .comparison_parts import Parts, of_apd, of_l3d, principal, random
+from .comparison_subjects import Subject, kept, subject
+from .studies import Variant, config_facts
+
+METHODS = ("L3D", "APD", "principal", "random")
+# Seeds of what everything is measured on, of the gradients' references there, and what is added to a target's seed
+# to decompose it anew.
+HELD_OUT, REFERENCES, AGAIN = 2**30, 0, 500
+# Modules whose code results depend on, beside those that all results do.
+CODE = (
+    "apd", "apd_losses", "apd_networks", "apd_shipped", "apd_targets", "apd_toys", "apd_training", "comparison",
+    "comparison_measures", "comparison_parts", "comparison_subjects", "evaluation", "principal", "random_directions",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """How the targets of one kind are taken apart."""
+
+    seeds: tuple[int, ...]
+    """Of the targets; those that do not do what they are for are left out."""
+    l3d: Variant
+    """Settings of L3D."""
+    n_inputs: int
+    """What L3D decomposes on."""
+    apd: tuple[APDRun, ...]
+    """Decompositions of APD, whose seeds together are those of the targets or more."""
+    apd_again: tuple[APDRun, ...]
+    """Decompositions of the first targets anew."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparisonSettings:
+    """What chapter 9 compares."""
+
+    targets: Mapping[str, Compared]
+    """By name, see `comparison_subjects.NAMES`."""
+    n_held_out: int = 1000
+    """Samples on which everything is measured."""
+    cost_steps: int = 200
+    """Steps of APD from which the time of all is taken."""
+
+
+class Comparison(NamedTuple):
+    """What was measured.
+
+    Attributes:
+        settings: The chapter's.
+        measures: By target, '<method>/<measure>', targets' seeds first; 'seeds' are those kept.
+        costs: By target and method: 'seconds' of one decomposition alone, 'mib' of its peak memory.
+        facts: Provenance and seconds by target.
+    """
+
+    settings: ComparisonSettings
+    measures: dict[str, dict[str, Tensor]]
+    costs: dict[str, dict[str, Tensor]]
+    facts: dict[str, dict[str, Any]]
+
+    def of(self, target: str, method: str, measure: str) -> Tensor:
+        """Returns one measure over targets."""
+        return self.measures[target][f"{method}/{measure}"]
+
+
+def compute(
+    settings: ComparisonSettings, *, folder: str | Path | None = None, workers: int | None = None,
+    progress: bool = False,
+) -> Comparison:  # fmt: skip
+    """Returns the comparison, targets side by side and costs one after the other.
+
+    Args:
+        settings: The chapter's.
+        folder: Where results lie; None for `artifacts/` of the project.
+        workers: Processes; None for one per core.
+        progress: Show bars on standard error.
+
+    Raises:
+        OSError: A result cannot be written.
+    """
+    folder = artifacts.project_root() / "artifacts" if folder is None else Path(folder)
+    apd = [
+        {"name": f"compared-{name}", "run": run, "folder": folder, "progress": progress}
+        for name, own in settings.targets.items()
+        for run in (*own.apd, *own.apd_again)
+    ]
+    run_jobs(_decompose, apd, workers)
+    jobs = [
+        {"name": name, "own": own, "n_held_out": settings.n_held_out, "folder": folder}
+        for name, own in settings.targets.items()
+    ]
+    run_jobs(_compare, [{**job, "progress": progress} for job in jobs[::-1]], workers)
+    measures, facts = {}, {}
+    for job in jobs:
+        measures[job["name"]], facts[job["name"]] = compared(**job)
+    spent = {name: costs(name, own, settings.cost_steps, folder) for name, own in settings.targets.items()}
+    return Comparison(settings, measures, spent, facts)
+
+
+def _decompose(**call: Any) -> None:  # noqa: ANN401
+    decomposed(**call)
+
+
+def _compare(**call: Any) -> None:  # noqa: ANN401
+    compared(**call)
+
+
+def compared(
+    name: str, own: Compared, n_held_out: int, *, folder: Path, progress: bool = False
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Returns all measures of the targets of one kind, with provenance.
+
+    Args:
+        name: Of the targets.
+        own: How they are taken apart.
+        n_held_out: Samples to measure on.
+        folder: Where results lie.
+        progress: Show a bar on standard error while L3D trains.
+    """
+    key = {
+        "own": {
+            "seeds": list(own.seeds), "l3d": [config_facts(own.l3d.config), *own.l3d[1:]], "n_inputs": own.n_inputs,
+            "apd": [[asdict(run), repr(run.target)] for run in (*own.apd, *own.apd_again)],
+        },
+        "name": name, "n_held_out": n_held_out, "torch": torch.__version__, "code": artifacts.code_digest(CODE),
+    }  # fmt: skip
+    tensors, _, facts = artifacts.cached(
+        folder, f"compared-{name}", key, lambda _: (_measure(name, own, n_held_out, folder, progress), {})
+    )
+    return tensors, facts
+
+
+def _measure(name: str, own: Compared, n_held_out: int, folder: Path, progress: bool) -> dict[str, Tensor]:
+    subjects = [one for one in (subject(name, seed) for seed in own.seeds) if kept(one)]
+    first, anew = (l3d_runs(subjects, own, offset) for offset in (0, AGAIN))
+    l3d = fit([*first, *anew], progress=f"L3D on {name}" if progress else False)
+    apd, apd_anew = (
+        joined([decomposed(f"compared-{name}", run, folder=folder) for run in runs]).apd if runs else None
+        for runs in (own.apd, own.apd_again)
+    )
+    rows = []
+    for i, one in enumerate(subjects):
+        x = one.draw(n_held_out, seed=HELD_OUT + one.seed)
+        two_l3d = [of_l3d(each, one) for each in (l3d[i], l3d[len(subjects) + i])]
+        two_apd = [_of_seed(apd, one, x, 0), _of_seed(apd_anew, one, x, AGAIN)]
+        rows.append(_of_target(one, own, x, two_l3d, two_apd))
+    return {"seeds": torch.tensor([one.seed for one in subjects])} | _padded(rows)
+
+
+def l3d_runs(subjects: list[Subject], own: Compared, offset: int = 0) -> list[Run]:
+    """Returns L3D's runs on some targets, with the weight matrices that APD decomposes too.
+
+    Args:
+        subjects: The targets.
+        own: Gives the settings.
+        offset: Added to the targets' seeds to seed the decompositions.
+    """
+    return [
+        Run(one.module, one.draw(own.n_inputs, seed=one.seed), own.l3d.config, own.l3d.divergence,
+            seed=one.seed + offset, parameters=one.parameters)
+        for one in subjects
+    ]  # fmt: skip
+
+
+def _of_seed(apd: APD | None, one: Subject, x: Tensor, offset: int) -> Parts | None:
+    """Returns APD's decomposition of a target, None if there is none."""
+    if apd is None or one.seed + offset not in apd.seeds:
+        return None
+    return of_apd(apd, one, x, apd.seeds.index(one.seed + offset))
+
+
+def _of_target(one: Subject, own: Compared, x: Tensor, l3d: list[Parts], apd: list[Parts | None]) -> dict[str, Tensor]:
+    """Returns all measures of one target by '<method>/<measure>'."""
+    n_v, divergence = own.l3d.config.n_v, own.l3d.divergence
+    trained = [one.draw(own.n_inputs, seed=seed) for seed in (one.seed, one.seed + AGAIN)]
+    seen = [gradients(one, inputs[: 4 * n_v], divergence, seed) for seed, inputs in enumerate(trained)]
+    pairs = {
+        "L3D": l3d, "APD": apd, "principal": [principal(g, n_v, one) for g in seen],
+        "random": [random(seen[0], n_v, one, one.seed + offset) for offset in (0, AGAIN)],
+    }  # fmt: skip
+    g, found = gradients(one, x, divergence, REFERENCES), {}
+    for method, (first, second) in pairs.items():
+        if first is None:
+            raise ValueError(f"APD has no decomposition of {one.name} of seed {one.seed}; expected one for each seed.")
+        found |= {f"{method}/{key}": value for key, value in measure(one, first, x, g).items()}
+        found[f"{method}/agreement"] = agreement(first, second)
+    return found
+
+
+def measure(one: Subject, parts: Parts, x: Tensor, g: Tensor) -> dict[str, Tensor]:
+    """Returns the measures of what one method found in one target.
+
+    Args:
+        one: The target.
+        parts: What was found.
+        x: Samples to measure on `[n, n_i]`.
+        g: Their gradients `[n, n_w]`.
+    """
+    circuits = found_circuits(one, parts)
+    rebuilt, ran = gradient_sparsity(parts, g), output_sparsity(one, parts, x)
+    steps = step_selectivity(one, parts, circuits.circuit, x)
+    ablations = ablation_selectivity(one, parts, circuits.circuit, x)
+    numbers = {
+        "covered": circuits.covered, "cosine": circuits.cosine, "purity": circuits.purity,
+        "live": int(parts.live.sum()), "parts": len(parts.live), "gradient_active": rebuilt.needed,
+        "gradient_all": float(rebuilt.error[-1]), "output_active": ran.needed,
+        "held": 1 - float(parts.rest.norm() / one.w0.norm()) ** 2, "step": float(steps.nanmedian()),
+        "ablation": float(ablations.nanmedian()),
+    }  # fmt: skip
+    found = {key: torch.tensor(float(value), dtype=torch.float64) for key, value in numbers.items()}
+    curves = {"gradient": rebuilt, "output": ran}
+    for key, curve in curves.items():
+        found |= {f"{key}_curve_active": curve.active.double(), f"{key}_curve_error": curve.error}
+    return found
+
+
+def agreement(first: Parts, second: Parts | None) -> Tensor:
+    """Returns the mean abs(cos) of two decompositions' live directions, matched one to one; NaN without a second."""
+    from ..measures import agreement as of_directions
+
+    if second is None:
+        return torch.tensor(float("nan"), dtype=torch.float64)
+    return of_directions(first.v_out, second.v_out, first.live, second.live).mean.double()
+
+
+def _padded(rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Returns measures of several targets side by side, curves filled up with NaN."""
+    found = {}
+    for key in rows[0]:
+        parts = [row[key] for row in rows]
+        if parts[0].ndim:
+            most = max(map(len, parts))
+            parts = [torch.cat([part, part.new_full((most - len(part),), torch.nan)]) for part in parts]
+        found[key] = torch.stack(parts)
+    return found
+
+
+def shortened(own: Compared, steps: int, epochs: int, n_seeds: int, n_inputs: int) -> Compared:
+    """Returns the quick preset of one kind of target."""
+    seeds = own.seeds[:n_seeds]
+
+    def few(runs: tuple[APDRun, ...]) -> tuple[APDRun, ...]:
+        """Returns those of the seeds, with few steps."""
+        short = [replace(run, config=replace(run.config, steps=steps, batch_size=256)) for run in runs]
+        short = [replace(run, seeds=tuple(s for s in run.seeds if s in seeds)) for run in short]
+        return tuple(run for run in short if run.seeds)
+
+    l3d = own.l3d._replace(config=replace(own.l3d.config, epochs=epochs))
+    return Compared(
+        seeds=seeds, l3d=l3d, n_inputs=n_inputs, apd=few(own.apd), apd_again=few(own.apd_again)
+    )  # fmt: skip

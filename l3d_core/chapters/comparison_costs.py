@@ -1,0 +1,127 @@
+"""What one decomposition costs: processor seconds and memory of a process that does nothing else."""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .. import artifacts
+from ..baselines.apd import APD
+from ..baselines.apd_training import decompose_apd
+from ..baselines.principal import principal_directions
+from ..training import Run, fit
+from .comparison_measures import gradients
+from .comparison_subjects import subject
+from .studies import config_facts
+
+if TYPE_CHECKING:
+    from .comparison import Compared
+
+# What measuring depends on; that of the methods themselves is in every digest.
+CODE = ("apd", "apd_losses", "apd_networks", "apd_training", "comparison_costs", "comparison_subjects", "principal")
+
+
+def costs(name: str, own: Compared, steps: int, folder: Path) -> dict[str, Tensor]:
+    """Returns the seconds and MiB of one decomposition of one target alone, by '<method>/seconds' and '<method>/mib'.
+
+    Each method runs in a process of its own with one thread, one after the other. L3D runs whole; APD runs some steps,
+    whose time is multiplied up to all of them. Memory is the largest resident size less that before the start.
+
+    Args:
+        name: Of the target.
+        own: How it is taken apart; the first seed is.
+        steps: Of APD.
+        folder: Where results lie.
+    """
+    run = own.apd[0]
+    key = {
+        "name": name, "seed": own.seeds[0], "steps": steps, "n_inputs": own.n_inputs, "torch": torch.__version__,
+        "l3d": [config_facts(own.l3d.config), *own.l3d[1:]], "apd": [asdict(run.config), repr(run.target)],
+        "code": artifacts.code_digest(CODE),
+    }  # fmt: skip
+
+    def compute(_: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        options = {"name": name, "own": own}
+        found = {
+            "L3D": _alone(_l3d, **options), "APD": _alone(_apd, **options, steps=steps),
+            "principal": _alone(_principal, **options),
+        }  # fmt: skip
+        pairs = {
+            f"{method}/{what}": torch.tensor(value, dtype=torch.float64)
+            for method, both in found.items()
+            for what, value in zip(("seconds", "mib", "numbers"), both, strict=True)
+        }
+        return pairs, {}
+
+    return artifacts.cached(folder, f"compared-{name}-costs", key, compute)[0]
+
+
+def _alone(function: Callable[..., tuple[float, float, float]], **options: Any) -> tuple[float, float, float]:  # noqa: ANN401
+    """Returns what a function returns in a fresh process."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(function, **options).result()
+
+
+def _measured(work: Callable[[], Any], little: Callable[[], Any]) -> tuple[float, float, Any]:
+    """Returns processor seconds and MiB that some work took, and its result, after a little of it was done before."""
+    torch.set_num_threads(1)
+    little()  # What libraries load when they are first used is not the method's.
+    before, begun = _mib(forget=True), time.process_time()
+    result = work()
+    return time.process_time() - begun, _mib() - before, result
+
+
+def _mib(forget: bool = False) -> float:
+    """Returns the largest resident size of this process in MiB: since it last forgot, where Linux tells."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Bytes, on a Mac.
+    if forget:
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+    [line] = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1]) / 1024
+
+
+def _l3d(name: str, own: Compared) -> tuple[float, float, float]:
+    one = subject(name, own.seeds[0])
+    x = one.draw(own.n_inputs, seed=one.seed)
+    run = Run(one.module, x, own.l3d.config, own.l3d.divergence, seed=one.seed, parameters=one.parameters)
+    short = replace(run, config=replace(run.config, epochs=1), inputs=x[: run.config.batch_size])
+    seconds, mib, [found] = _measured(lambda: fit([run]), lambda: fit([short]))
+    return seconds, mib, found.v_in.flat.numel() + found.v_out.flat.numel()
+
+
+def _apd(name: str, own: Compared, steps: int) -> tuple[float, float, float]:
+    one, config = subject(name, own.seeds[0]), own.apd[0].config
+    steps = min(steps, config.steps)
+
+    def some(n: int) -> APD:
+        return decompose_apd(one.network, one.sample, config, [one.seed], max_steps=n)
+
+    seconds, mib, found = _measured(lambda: some(steps), lambda: some(1))
+    numbers = sum(part.numel() for factors in found.components.values() for part in factors)
+    return seconds * config.steps / steps, mib, numbers
+
+
+def _principal(name: str, own: Compared) -> tuple[float, float, float]:
+    one = subject(name, own.seeds[0])
+    x = one.draw(own.n_inputs, seed=one.seed)[: 4 * own.l3d.config.n_v]
+
+    def some(inputs: Tensor) -> Tensor:
+        g = gradients(one, inputs, own.l3d.divergence)
+        return principal_directions(g, min(own.l3d.config.n_v, *g.shape)).v_out
+
+    seconds, mib, v = _measured(lambda: some(x), lambda: some(x[:2]))
+    return seconds, mib, float(v.numel())

@@ -1,0 +1,392 @@
+"""Methods side by side: one form for what they find, every measure against loops, and the chapter end to end."""
+
+import math
+import os
+from dataclasses import replace
+
+import matplotlib.pyplot as plt
+import pytest
+import torch
+
+from l3d_core import experiments, toys
+from l3d_core.apd_experiments import APD_TMS
+from l3d_core.apd_shipped import TMS
+from l3d_core.baselines.apd import APD, APDConfig, start
+from l3d_core.baselines.apd_losses import Losses
+from l3d_core.baselines.apd_networks import Factors
+from l3d_core.chapters import comparison, comparison_costs, comparison_measures, comparison_parts, comparison_tables
+from l3d_core.chapters.apd_runs import APDRun
+from l3d_core.chapters.comparison_measures import Sparsity
+from l3d_core.chapters.comparison_parts import Parts
+from l3d_core.chapters.comparison_subjects import NAMES, kept, subject
+from l3d_core.figures.comparison import plot_curves, plot_measures
+from l3d_core.l3d import reconstruct
+
+TMCS = toys.ToyTraining(toy="circuit_superposition", n_features=10, n_hidden=5)
+
+
+def drawn(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def single_features(one):
+    """The parts that everyone looks for in tied superposition: a row of W each."""
+    w = one.network.w[0]
+    rows = torch.stack([(w * (torch.arange(len(w)) == i)[:, None]).flatten() for i in range(len(w))])
+    return comparison_parts.from_directions(rows, torch.nn.functional.normalize(rows, dim=1), one.w0)
+
+
+@pytest.fixture(scope="module")
+def tms():
+    return subject("tms_5-2", 1)
+
+
+# --- targets ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_target_is_one_function_in_both_forms(name):
+    one = subject(name, 1)
+    x = one.draw(60, seed=3)
+    assert x.shape[0] == 60 and (x != 0).any(1).all() and one.draw(60, seed=3).equal(x)
+    torch.testing.assert_close(comparison_measures.run(one, x), one.module(x).detach(), rtol=1e-4, atol=1e-5)
+    named = {n: p.detach()[None] for n, p in one.module.named_parameters() if n in one.parameters}
+    assert one.rows(named).equal(one.w0)
+    assert all(w.equal(one.network.weights[m]) for m, w in one.matrices(one.w0).items())
+    # A step along a row moves both forms alike.
+    step = 0.01 * drawn(1, one.w0.shape[1])
+    moved = comparison_measures.run(one, x, step)
+    with torch.no_grad():
+        for n, (m, turned) in one.places.items():
+            part = one.matrices(step)[m][0]
+            one.module.get_parameter(n).add_(part.T if turned else part)
+    torch.testing.assert_close(moved, one.module(x).detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_circuits_are_inputs_or_groups_of_them():
+    high_rank = subject("high_rank", 0)
+    assert high_rank.n_circuits == 6 and subject("tmcs", 0).n_circuits == 10 and subject("mlp_2", 0).n_circuits == 100
+    x = torch.zeros(1, 30)
+    x[0, 7] = 1.0
+    assert high_rank.active(x).tolist() == [[False, True, False, False, False, False]]
+
+
+def test_targets_that_do_not_do_what_they_are_for_are_left_out():
+    assert kept(subject("tms_5-2", 0)) and not kept(subject("tms_5-2", 9))  # Number 9 merged two features.
+    assert kept(subject("mlp_1", 0)) and kept(subject("high_rank", 0))
+    with pytest.raises(ValueError, match="target 'tms' is unknown; expected one of"):
+        subject("tms", 0)
+
+
+def test_readers_are_first_layers_behind_the_embedding():
+    one = subject("mlp_2", 0)
+    read, network = one.readers(one.w0), one.network
+    expected = torch.cat([network.embed[0] @ w[0] for w in network.w_in], 1)
+    torch.testing.assert_close(read[0], expected)
+    tmcs = subject("tmcs", 0)
+    assert tmcs.readers(tmcs.w0)[0].equal(tmcs.network.w[0][0])
+
+
+# --- one form ---------------------------------------------------------------------------------------------------
+
+
+def test_directions_add_up_to_the_weights_by_hand():
+    # W = (3, 4, 5); v = (1, 0, 0) and (0, 1, 0): c = 3 and 4, and 5 is the rest.
+    v, w0 = torch.eye(3)[:2], torch.tensor([[3.0, 4.0, 5.0]])
+    parts = comparison_parts.from_directions(v, v, w0)
+    torch.testing.assert_close(parts.components, torch.tensor([[3.0, 0, 0], [0, 4, 0]]))
+    torch.testing.assert_close(parts.rest, torch.tensor([[0.0, 0, 5]]))
+    dead = comparison_parts.from_directions(v, v, w0, torch.tensor([True, False]))
+    assert dead.components[1].tolist() == [0, 0, 0] and dead.rest.tolist() == [[0, 4, 5]]
+    # The same direction twice: the shortest c shares it.
+    twice = comparison_parts.from_directions(v[[0, 0]], v[[0, 0]], w0)
+    torch.testing.assert_close(twice.components, torch.tensor([[1.5, 0, 0], [1.5, 0, 0]]))
+
+
+def test_least_squares_leaves_a_rest_at_right_angles():
+    v, w0 = torch.nn.functional.normalize(drawn(4, 9), dim=1), drawn(1, 9, seed=1)
+    parts = comparison_parts.from_directions(v, v, w0)
+    torch.testing.assert_close(parts.rest @ v.T, torch.zeros(1, 4), atol=1e-5, rtol=0)
+    torch.testing.assert_close(parts.components.sum(0) + parts.rest, w0)
+
+
+def as_apd(one, components, n_components):
+    config = APDConfig(n_components=n_components, n_terms=2, steps=1, top_k=1.0)
+    nothing = torch.zeros(1, 1)
+    return APD(components, Losses(*[nothing] * 4), nothing, config, (one.seed,))
+
+
+def test_components_become_directions_of_length_one(tms):
+    w = tms.network.w
+    rows = torch.stack([w[0] * (torch.arange(5) == i)[:, None] for i in range(5)] + [torch.zeros(5, 2)])
+    factors = Factors(torch.eye(5)[None, :, None].expand(1, 5, 6, 5).contiguous(), rows[None])
+    parts = comparison_parts.of_apd(as_apd(tms, {"W": factors}, 6), tms, tms.draw(300, seed=0))
+    assert parts.live.tolist() == [True] * 5 + [False]
+    torch.testing.assert_close(parts.components[:5], rows[:5].flatten(1))
+    torch.testing.assert_close(parts.v_out[:5].norm(dim=1), torch.ones(5))
+    torch.testing.assert_close(parts.v_in[:5] @ parts.v_out[:5].T, torch.eye(5), atol=1e-5, rtol=0)
+    assert parts.v_out[5].abs().max() == parts.v_in[5].abs().max() == parts.rest.abs().max() == 0
+
+
+@pytest.mark.parametrize("name", ["tms_5-2", "squared", "mlp_1"])
+def test_factors_of_full_rank_are_the_rows(name):
+    one = subject(name, 0)
+    rows = drawn(3, one.w0.shape[1])
+    factors = comparison_parts.as_factors(one, rows)
+    for m, w in one.matrices(rows).items():
+        torch.testing.assert_close(factors[m].each()[0], w)
+
+
+def test_attributions_of_rows_are_derivatives(tms):
+    rows, x = drawn(3, 10), tms.draw(7, seed=0)
+    found = comparison_parts.attributed(tms, rows, x, chunk=3)
+    for c, row in enumerate(rows):
+        h = 1e-3
+        up, down = (comparison_measures.run(tms, x, s * h * row[None]) for s in (1, -1))
+        slope = ((up - down) / (2 * h)).square().mean(1).sqrt()
+        torch.testing.assert_close(found[:, c], slope, rtol=2e-2, atol=2e-3)
+
+
+# --- measures ---------------------------------------------------------------------------------------------------
+
+
+def test_single_features_are_found_whole(tms):
+    parts = single_features(tms)
+    found = comparison_measures.found_circuits(tms, parts)
+    assert (found.covered, found.purity, found.circuit.tolist()) == (1, 1, [0, 1, 2, 3, 4])
+    assert found.cosine == pytest.approx(1)
+    # Signs and lengths do not matter; a circuit without a part counts 0.
+    turned = parts._replace(v_out=-3 * parts.v_out, live=torch.tensor([True, True, True, True, False]))
+    again = comparison_measures.found_circuits(tms, turned)
+    assert again.covered == pytest.approx(0.8) and again.cosine == pytest.approx(0.8)
+
+
+def test_merged_features_by_hand(tms):
+    # One part with two features, 3 to 1 in squared length: covers the first, purity .75.
+    w = torch.nn.functional.normalize(tms.network.w[0], dim=1)
+    row = torch.zeros(5, 2)
+    row[0], row[1] = math.sqrt(3) * w[0], w[1]
+    parts = Parts(row.view(1, -1), row.view(1, -1), row.view(1, -1), tms.w0, torch.tensor([True]))
+    found = comparison_measures.found_circuits(tms, parts)
+    assert found.covered == pytest.approx(0.2) and found.purity == pytest.approx(0.75)
+    assert found.cosine == pytest.approx(math.sqrt(0.75) / 5, rel=1e-5)
+    nobody = comparison_measures.found_circuits(tms, parts._replace(live=torch.tensor([False])))
+    assert (nobody.covered, nobody.cosine, nobody.purity) == (0, 0, 0)
+
+
+def test_gradients_are_rows_in_the_networks_order():
+    one = subject("squared", 0)
+    x = one.draw(6, seed=0)
+    g, y = comparison_measures.gradients(one, x, "mse"), one.module(x).detach()
+    assert g.shape == (6, one.w0.shape[1])
+    # Each is a combination of the output's gradients; the last layer's part is (y - r) times what comes into it.
+    one.module.zero_grad()
+    one.module(x[:1])[0, 0].backward()
+    last = one.matrices(g[:1])["W.4"][0]
+    into = one.module.layers[4].weight.grad[0]
+    assert torch.linalg.matrix_rank(torch.stack([into, last[:, 0]]), rtol=1e-4) == 1 and y.shape == (6, 5)
+
+
+def test_sparsity_of_gradients_against_the_reconstruction(tms):
+    g = comparison_measures.gradients(tms, tms.draw(40, seed=0))
+    parts = comparison_parts.random(g, 4, tms, 0)
+    found = comparison_measures.gradient_sparsity(parts, g)
+    assert found.active[-1] == 4 and found.active[0] == pytest.approx(0.1)
+    for k, error in zip(found.active.tolist(), found.error.tolist(), strict=True):
+        slow = reconstruct(g, parts.v_in, parts.v_out, round(k * 40), False)
+        assert error == pytest.approx(float(slow.recon_sq), rel=1e-4)
+
+
+def test_the_fewest_that_are_enough():
+    active = torch.tensor([0.0, 1.0, 2.0, 3.0])
+    assert comparison_measures._sparsity(active, [0.9, 0.3, 0.2, 0.1], 0.2).needed == 2
+    assert math.isnan(comparison_measures._sparsity(active, [0.9, 0.3, 0.3, 0.3], 0.2).needed)
+    short = comparison_measures._sparsity(active, [0.9, 0.1], 0.2)
+    assert short.needed == 1 and short.active.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("name", ["tms_5-2", "tmcs", "mlp_1"])
+def test_outputs_with_some_parts_against_loops(name, monkeypatch):
+    one = subject(name, 0)
+    x, n_v = one.draw(12, seed=1), 3
+    parts = comparison_parts.from_directions(*[drawn(n_v, one.w0.shape[1])] * 2, one.w0)
+    monkeypatch.setattr(comparison_measures, "OUTPUT_ERROR", 0.0)
+    monkeypatch.setattr(comparison_measures, "CHUNK", 5)
+    found = comparison_measures.output_sparsity(one, parts, x)
+    scores, y = comparison_parts.attributed(one, parts.components, x), comparison_measures.run(one, x)
+    for k, error in list(zip(found.active.tolist(), found.error.tolist(), strict=True))[::6]:
+        bound = scores.flatten().sort(descending=True).values[max(round(k * 12), 1) - 1]
+        kept = scores >= bound if round(k * 12) else torch.zeros_like(scores, dtype=torch.bool)
+        rows = [parts.rest + parts.components[own].sum(0) - one.w0 for own in kept]
+        slow = torch.cat([comparison_measures.run(one, x[i, None], row) for i, row in enumerate(rows)])
+        variance = float(y.var(0, correction=0).mean())
+        assert error == pytest.approx(float((slow - y).square().mean()) / variance, rel=1e-3, abs=1e-7)
+
+
+def test_the_rest_alone_may_be_enough(tms):
+    empty = torch.zeros(2, 10)
+    parts = Parts(empty, empty, empty, tms.w0, torch.tensor([True, True]))
+    found = comparison_measures.output_sparsity(tms, parts, tms.draw(20, seed=0))
+    assert found.needed == 0 and found.active.tolist() == [0]
+
+
+def test_selectivity_by_hand(tms):
+    parts, x = single_features(tms), tms.draw(300, seed=0)
+    found = comparison_measures.ablation_selectivity(tms, parts, torch.arange(5), x)
+    y, w = comparison_measures.run(tms, x), tms.network.w[0]
+    for i in range(5):
+        without = w.clone()
+        without[i] = 0
+        change = (torch.relu(x @ without @ without.T + tms.network.b[0]) - y).square().mean(1)
+        on = x[:, i] > 0
+        assert float(found[i]) == pytest.approx(float((change[on].mean() / change[~on].mean()).sqrt()), rel=1e-3)
+    steps = comparison_measures.step_selectivity(tms, parts._replace(live=torch.arange(5) < 2), torch.arange(5), x)
+    assert steps.shape == (4,) and (steps > 3).all()
+
+
+def test_agreement_is_of_live_directions():
+    a = Parts(*[torch.eye(3)] * 3, torch.zeros(1, 3), torch.tensor([True, True, False]))
+    b = a._replace(v_out=torch.tensor([[0.0, -2, 0], [3, 0, 0], [0, 0, 1]]))
+    assert float(comparison.agreement(a, b)) == pytest.approx(1)
+    assert math.isnan(comparison.agreement(a, None))
+
+
+# --- the chapter ------------------------------------------------------------------------------------------------
+
+
+def tiny():
+    config = APDConfig(n_components=12, n_terms=2, steps=3, batch_size=32, top_k=1.3)
+    tuned, other = experiments.TMCS_VARIANTS["tuned"], experiments.SUPERPOSITION_VARIANTS["tuned"]
+    return comparison.ComparisonSettings(
+        targets={
+            "tms_5-2": comparison.Compared(
+                seeds=(1, 9), l3d=other._replace(config=replace(other.config, epochs=2)), n_inputs=64,
+                apd=(APDRun(target=TMS, config=replace(APD_TMS, steps=3), seeds=tuple(range(12))),), apd_again=(),
+            ),
+            "tmcs": comparison.Compared(
+                seeds=(0, 4), l3d=tuned._replace(config=replace(tuned.config, epochs=2)), n_inputs=64,
+                apd=(APDRun(target=TMCS, config=config, seeds=(0, 4)),),
+                apd_again=(APDRun(target=TMCS, config=config, seeds=(4,), again=comparison.AGAIN),),
+            ),
+        },
+        n_held_out=50, cost_steps=2,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("compared")
+
+
+@pytest.fixture(scope="module")
+def result(folder):
+    with pytest.MonkeyPatch.context() as patch:  # A process for each method takes seconds to start.
+        patch.setattr(comparison_costs, "_alone", lambda function, **options: function(**options))
+        return comparison.compute(tiny(), folder=folder, workers=1)
+
+
+def test_everything_is_measured_on_kept_targets(result):
+    assert result.measures["tms_5-2"]["seeds"].tolist() == [1] and result.measures["tmcs"]["seeds"].tolist() == [0, 4]
+    for method in comparison.METHODS:
+        for name, own in result.measures.items():
+            n = len(own["seeds"])
+            assert result.of(name, method, "covered").shape == (n,)
+            assert 0 <= float(result.of(name, method, "purity").min()) <= 1
+            assert result.of(name, method, "gradient_curve_error").shape[0] == n
+    again = result.of("tmcs", "APD", "agreement")
+    assert again[0].isnan() and 0 < again[1] <= 1 and result.of("tms_5-2", "APD", "agreement").isnan().all()
+    assert (result.of("tmcs", "APD", "held") == 1).all() and (result.of("tmcs", "random", "held") < 0.9).all()
+    # Random directions' encoder makes the most of them; no other number of directions rebuilds better than principal.
+    assert (result.of("tmcs", "random", "gradient_all") > result.of("tmcs", "principal", "gradient_all")).all()
+
+
+def test_a_second_time_is_from_disk(result, folder, monkeypatch):
+    monkeypatch.setattr(comparison, "fit", lambda *_, **__: pytest.fail("decomposed again"))
+    again = comparison.compute(tiny(), folder=folder, workers=1)
+    assert all(t.equal(again.measures["tmcs"][key]) or t.isnan().any() for key, t in result.measures["tmcs"].items())
+
+
+def test_costs_are_of_one_decomposition_alone(result):
+    spent = result.costs["tmcs"]
+    assert spent["L3D/numbers"] == 2 * 12 * (10 + 5 + 1 + 5 + 10 + 1)  # Two factors and a core of each matrix.
+    assert spent["APD/numbers"] == 12 * 2 * (10 + 5 + 5 + 10)
+    assert all(float(spent[f"{method}/seconds"]) > 0 for method in ("L3D", "APD", "principal"))
+
+
+def test_memory_is_that_of_the_work_alone():
+    held = []
+
+    def work():
+        held.append(torch.ones(2**24))
+        return 7
+
+    seconds, mib, found = comparison_costs._measured(work, lambda: None)
+    assert found == 7 and seconds > 0 and 60 < mib < 100
+    assert comparison_costs._alone(os.getpid) != os.getpid()
+
+
+def test_a_target_without_a_decomposition_is_an_error(tmp_path):
+    settings = tiny()
+    short = replace(settings.targets["tmcs"], apd=(replace(settings.targets["tmcs"].apd[0], seeds=(4,)),))
+    with pytest.raises(ValueError, match="APD has no decomposition of tmcs of seed 0; expected one for each seed"):
+        comparison.compared("tmcs", short, 50, folder=tmp_path)
+
+
+def test_the_quick_preset_has_the_first_seeds():
+    own = comparison.shortened(tiny().targets["tmcs"], steps=2, epochs=1, n_seeds=1, n_inputs=32)
+    assert own.seeds == (0,) and own.apd[0].seeds == (0,) and own.apd_again == () and own.apd[0].config.steps == 2
+
+
+def test_cells_by_hand():
+    nan = float("nan")
+    assert comparison_tables.cell(torch.tensor([3.0, 1.0, 2.0]), 1) == "2.0 [1.0, 3.0]"
+    assert comparison_tables.cell(torch.tensor([3.0, nan, 2.0]), 1) == "3.0 [2.0, –]"
+    assert comparison_tables.cell(torch.tensor([nan, nan, 2.0, 4.0]), 0) == "– [2, –]"
+    assert comparison_tables.cell(torch.tensor([nan]), 1) == "– [–, –]"
+    assert comparison_tables.cell(torch.tensor([1.0, 2.0]), 1) == "1.5 [1.0, 2.0]"
+
+
+def test_tables_have_every_method_on_every_target(result):
+    columns = comparison_tables.CIRCUITS | comparison_tables.AGREE
+    found = comparison_tables.table(result, columns)
+    assert len(found) == 8 and list(found.columns) == [title for title, _ in columns.values()]
+    assert found.loc[("superposition 5 in 2, n = 1", "APD"), "agreement of seeds"] == ""
+    costs = comparison_tables.cost_table(result)
+    assert len(costs) == 6 and costs.loc[("circuit superposition", "principal"), "numbers trained"] == "0"
+    assert comparison_tables.ratios(result, "numbers")["tmcs"] == pytest.approx(12 * 2 * 30 / 768)
+    assert comparison_tables.medians(result, "covered")["tmcs"].keys() == set(comparison.METHODS)
+
+
+def test_curves_go_as_far_as_all_targets_do(result):
+    nan = float("nan")
+    error = torch.tensor([[3.0, 2.0, nan], [5.0, 1.0, 0.5], [4.0, 3.0, 0.2]])
+    own = {
+        "APD/output_curve_error": error,
+        "APD/output_curve_active": torch.tensor([[0.0, 1, nan], [0, 1, 2], [0, 1, 2]]),
+    }
+    changed = result._replace(measures={"tmcs": own})
+    active, median = comparison_tables.curve(changed, "tmcs", "APD", "output")
+    assert active.tolist() == [0, 1] and median.tolist() == [4, 2]
+
+
+def test_figures_show_every_value(result):
+    import pandas as pd
+
+    frame = pd.DataFrame({"target": ["a", "a", "b"], "method": ["L3D", "APD", "APD"], "value": [1.0, 2.0, 3.0]})
+    figure = plot_measures({"covered": frame, "other": frame}, logarithmic=("other",))
+    shown = sorted(y for part in figure.axes[0].collections for _, y in part.get_offsets())
+    assert shown == [1, 2, 3] and figure.axes[1].get_yscale() == "log"
+    curves = {
+        name: {m: comparison_tables.curve(result, name, m, "output") for m in comparison.METHODS}
+        for name in result.measures
+    }
+    figure = plot_curves(curves, 0.05, "error")
+    assert [ax.get_title() for ax in figure.axes] == list(result.measures)
+    assert len(figure.axes[0].lines) == 5
+    plt.close("all")
+
+
+def test_a_start_of_apd_has_the_size_it_should(tms):
+    components = start(tms.network, APD_TMS, [torch.Generator().manual_seed(0)])
+    parts = comparison_parts.of_apd(as_apd(tms, components, 5), tms, tms.draw(50, seed=0))
+    assert isinstance(comparison_measures.output_sparsity(tms, parts, tms.draw(50, seed=1)), Sparsity)
