@@ -25,9 +25,9 @@ _HERE = Path(__file__).parent
 # Modules that show, list, check or publish results and have no part in computing them, or in some only.
 _BESIDE_RESULTS = (
     "__init__", "__main__", "apd_claims", "apd_experiments", "apd_shipped", "apd_targets", "artifacts", "baselines",
-    "chapters", "check", "claim_list", "claims", "cli", "exhibits", "experiments", "figures", "hub", "markdown",
-    "measures", "pages", "pretrained", "publish", "real_experiments", "record", "runner", "sharing", "speed_pages",
-    "sweep", "targets", "vision_training",
+    "chapters", "check", "claim_list", "claims", "cli", "comparison_experiments", "exhibits", "experiments",
+    "figures", "hub", "markdown", "measures", "pages", "pretrained", "publish", "real_experiments", "record",
+    "runner", "sharing", "speed_pages", "sweep", "targets", "toy_experiments", "vision_training",
 )  # fmt: skip
 
 

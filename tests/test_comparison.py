@@ -8,8 +8,9 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 
-from l3d_core import experiments, toys
+from l3d_core import toys
 from l3d_core.apd_experiments import APD_TMS
+from l3d_core.apd_experiments import SETTINGS as APD_SETTINGS
 from l3d_core.apd_shipped import TMS
 from l3d_core.baselines.apd import APD, APDConfig, start
 from l3d_core.baselines.apd_losses import Losses
@@ -19,8 +20,11 @@ from l3d_core.chapters.apd_runs import APDRun
 from l3d_core.chapters.comparison_measures import Sparsity
 from l3d_core.chapters.comparison_parts import Parts
 from l3d_core.chapters.comparison_subjects import NAMES, kept, subject
+from l3d_core.chapters.comparison_tuning import Candidate, Tried, chosen, tried, tuning_table
+from l3d_core.comparison_experiments import APD_TRIED, L3D_TRIED, SETTINGS, TUNING
 from l3d_core.figures.comparison import plot_curves, plot_measures
 from l3d_core.l3d import reconstruct
+from l3d_core.toy_experiments import SUPERPOSITION_VARIANTS, TMCS_VARIANTS
 
 TMCS = toys.ToyTraining(toy="circuit_superposition", n_features=10, n_hidden=5)
 
@@ -256,20 +260,21 @@ def test_agreement_is_of_live_directions():
 
 def tiny():
     config = APDConfig(n_components=12, n_terms=2, steps=3, batch_size=32, top_k=1.3)
-    tuned, other = experiments.TMCS_VARIANTS["tuned"], experiments.SUPERPOSITION_VARIANTS["tuned"]
+    tuned, other = TMCS_VARIANTS["tuned"], SUPERPOSITION_VARIANTS["tuned"]
     return comparison.ComparisonSettings(
         targets={
             "tms_5-2": comparison.Compared(
                 seeds=(1, 9), l3d=other._replace(config=replace(other.config, epochs=2)), n_inputs=64,
-                apd=(APDRun(target=TMS, config=replace(APD_TMS, steps=3), seeds=tuple(range(12))),), apd_again=(),
+                stored="five", apd_again=(),
+                apd=(APDRun(target=TMS, config=replace(APD_TMS, steps=3), seeds=tuple(range(12))),),
             ),
             "tmcs": comparison.Compared(
                 seeds=(0, 4), l3d=tuned._replace(config=replace(tuned.config, epochs=2)), n_inputs=64,
-                apd=(APDRun(target=TMCS, config=config, seeds=(0, 4)),),
+                stored="ten", apd=(APDRun(target=TMCS, config=config, seeds=(0, 4)),),
                 apd_again=(APDRun(target=TMCS, config=config, seeds=(4,), again=comparison.AGAIN),),
             ),
         },
-        n_held_out=50, cost_steps=2,
+        candidates={}, n_held_out=50, cost_steps=2,
     )  # fmt: skip
 
 
@@ -325,11 +330,53 @@ def test_memory_is_that_of_the_work_alone():
     assert comparison_costs._alone(os.getpid) != os.getpid()
 
 
+def test_the_best_candidate_covers_most_then_points_best(tmp_path):
+    tuned = TMCS_VARIANTS["tuned"]
+    config = APDConfig(n_components=12, n_terms=2, steps=3, batch_size=32, top_k=1.3)
+    run = APDRun(target=TMCS, config=config, seeds=(1000, 1001))
+    both = {"target": "tmcs", "seeds": (1000, 1001)}
+    candidates = {
+        "a": Candidate(
+            method="L3D", label="a", l3d=tuned._replace(config=replace(tuned.config, epochs=2)), n_inputs=64, **both
+        ),
+        "b": Candidate(method="APD", label="b", apd=run, **both),
+        "c": Candidate(method="APD", label="c", apd=replace(run, config=replace(config, top_k=2.0)), **both),
+    }
+    done = tried(candidates, tmp_path, workers=1)
+    assert all(one.covered.shape == one.cosine.shape == (2,) for one in done.values())
+    half, whole = torch.tensor([0.5, 0.5]), torch.tensor([0.0, 1.0])
+    done |= {"b": Tried(half, half), "c": Tried(whole, 2 * half)}
+    assert chosen(candidates, done) == {("tmcs", "L3D"): "a", ("tmcs", "APD"): "c"}
+    assert chosen(candidates, done | {"c": Tried(whole, half)})["tmcs", "APD"] == "b"  # The first of equals.
+    found = tuning_table(candidates, done, comparison_tables.TITLES)
+    assert (
+        found["chosen"].tolist() == ["yes", "", "yes"]
+        and found.loc[("circuit superposition", "APD", "b"), "covered"] == "0.50"
+    )
+
+
 def test_a_target_without_a_decomposition_is_an_error(tmp_path):
     settings = tiny()
     short = replace(settings.targets["tmcs"], apd=(replace(settings.targets["tmcs"].apd[0], seeds=(4,)),))
     with pytest.raises(ValueError, match="APD has no decomposition of tmcs of seed 0; expected one for each seed"):
         comparison.compared("tmcs", short, 50, folder=tmp_path)
+
+
+def test_what_was_chosen_was_tried_and_no_tuning_target_is_reported():
+    paper = SETTINGS["09_comparison"]["paper"]
+    for target, own in paper.targets.items():
+        assert not set(own.seeds) & set(TUNING)
+        assert set(own.seeds) <= {seed for run in own.apd for seed in run.seeds}
+        tried_here = [one for one in paper.candidates.values() if one.target == target]
+        assert all(one.seeds == TUNING for one in tried_here)
+        if target in L3D_TRIED:
+            assert any((one.l3d, one.n_inputs) == (own.l3d, own.n_inputs) for one in tried_here if one.l3d)
+        if target in APD_TRIED:
+            assert any(one.apd.config == own.apd[0].config for one in tried_here if one.apd)
+    apd = APD_SETTINGS["07_apd"]["paper"].runs
+    for name in ("tms-5-2", "tms-40-10", "mlp-1", "mlp-2"):  # What chapter 7 has on disk is not made again.
+        [own] = [own for own in paper.targets.values() if own.stored == name]
+        assert own.apd == apd[name]
 
 
 def test_the_quick_preset_has_the_first_seeds():

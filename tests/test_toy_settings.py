@@ -9,8 +9,8 @@ from l3d_core import experiments, toys
 from l3d_core.chapters import toy_chapter, variations
 from l3d_core.chapters.studies import Variant
 from l3d_core.chapters.toy_chapter import Extra, ToySettings
-from l3d_core.experiments import TOY_TUNED, _toy
 from l3d_core.l3d import L3DConfig
+from l3d_core.toy_experiments import TOY_TUNED, _toy
 
 CHAPTERS = ("02_circuit_superposition", "03_high_rank", "04_squared")
 # Two names of one setting.

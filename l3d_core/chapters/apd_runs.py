@@ -81,16 +81,27 @@ def targets(run: APDRun, folder: Path) -> tuple[Network, Tensor]:
         return side_by_side([gated_functions(GATED_SEED).network] * n), torch.zeros(n)
     if isinstance(run.target, ToyTraining):
         return toy_networks(run.target, run.seeds)
-    shipped = load_shipped(run.target, run.seeds)
+    return trained(run.target, run.seeds, folder)
+
+
+def trained(target: TargetTraining, seeds: Sequence[int], folder: Path) -> tuple[Network, Tensor]:
+    """Returns targets of the APD paper and their losses: those shipped, those on disk, or trained.
+
+    Args:
+        target: How they are trained.
+        seeds: Of each.
+        folder: Where results lie.
+    """
+    shipped = load_shipped(target, seeds)
     if shipped is not None:
         return shipped
     key = {
-        "target": asdict(run.target), "seeds": list(run.seeds), "torch": torch.__version__,
+        "target": asdict(target), "seeds": list(seeds), "torch": torch.__version__,
         "code": artifacts.code_digest(("apd_networks", "apd_targets")),
     }  # fmt: skip
 
     def compute(_: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        found = train_targets(run.target, run.seeds)
+        found = train_targets(target, seeds)
         return to_tensors(found.network) | {"losses": found.losses}, {}
 
     tensors, _, _ = artifacts.cached(folder, "apd-target", key, compute)

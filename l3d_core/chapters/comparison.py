@@ -26,6 +26,7 @@ from .comparison_measures import (
 )
 from .comparison_parts import Parts, of_apd, of_l3d, principal, random
 from .comparison_subjects import Subject, kept, subject
+from .comparison_tuning import Candidate, Tried, tried
 from .studies import Variant, config_facts
 
 METHODS = ("L3D", "APD", "principal", "random")
@@ -49,6 +50,8 @@ class Compared:
     """Settings of L3D."""
     n_inputs: int
     """What L3D decomposes on."""
+    stored: str
+    """What APD's decompositions are called on disk; chapter 7 has some of them too."""
     apd: tuple[APDRun, ...]
     """Decompositions of APD, whose seeds together are those of the targets or more."""
     apd_again: tuple[APDRun, ...]
@@ -61,6 +64,8 @@ class ComparisonSettings:
 
     targets: Mapping[str, Compared]
     """By name, see `comparison_subjects.NAMES`."""
+    candidates: Mapping[str, Candidate]
+    """What settings were chosen from, by name."""
     n_held_out: int = 1000
     """Samples on which everything is measured."""
     cost_steps: int = 200
@@ -74,12 +79,14 @@ class Comparison(NamedTuple):
         settings: The chapter's.
         measures: By target, '<method>/<measure>', targets' seeds first; 'seeds' are those kept.
         costs: By target and method: 'seconds' of one decomposition alone, 'mib' of its peak memory.
+        tried: How the candidates did, by name.
         facts: Provenance and seconds by target.
     """
 
     settings: ComparisonSettings
     measures: dict[str, dict[str, Tensor]]
     costs: dict[str, dict[str, Tensor]]
+    tried: dict[str, Tried]
     facts: dict[str, dict[str, Any]]
 
     def of(self, target: str, method: str, measure: str) -> Tensor:
@@ -103,9 +110,10 @@ def compute(
         OSError: A result cannot be written.
     """
     folder = artifacts.project_root() / "artifacts" if folder is None else Path(folder)
+    done = tried(settings.candidates, folder, workers, progress)
     apd = [
-        {"name": f"compared-{name}", "run": run, "folder": folder, "progress": progress}
-        for name, own in settings.targets.items()
+        {"name": own.stored, "run": run, "folder": folder, "progress": progress}
+        for own in settings.targets.values()
         for run in (*own.apd, *own.apd_again)
     ]
     run_jobs(_decompose, apd, workers)
@@ -118,7 +126,7 @@ def compute(
     for job in jobs:
         measures[job["name"]], facts[job["name"]] = compared(**job)
     spent = {name: costs(name, own, settings.cost_steps, folder) for name, own in settings.targets.items()}
-    return Comparison(settings, measures, spent, facts)
+    return Comparison(settings, measures, spent, done, facts)
 
 
 def _decompose(**call: Any) -> None:  # noqa: ANN401
@@ -155,11 +163,11 @@ def compared(
 
 
 def _measure(name: str, own: Compared, n_held_out: int, folder: Path, progress: bool) -> dict[str, Tensor]:
-    subjects = [one for one in (subject(name, seed) for seed in own.seeds) if kept(one)]
+    subjects = [one for one in (subject(name, seed, folder) for seed in own.seeds) if kept(one)]
     first, anew = (l3d_runs(subjects, own, offset) for offset in (0, AGAIN))
     l3d = fit([*first, *anew], progress=f"L3D on {name}" if progress else False)
     apd, apd_anew = (
-        joined([decomposed(f"compared-{name}", run, folder=folder) for run in runs]).apd if runs else None
+        joined([decomposed(own.stored, run, folder=folder) for run in runs]).apd if runs else None
         for runs in (own.apd, own.apd_again)
     )
     rows = []
@@ -270,6 +278,4 @@ def shortened(own: Compared, steps: int, epochs: int, n_seeds: int, n_inputs: in
         return tuple(run for run in short if run.seeds)
 
     l3d = own.l3d._replace(config=replace(own.l3d.config, epochs=epochs))
-    return Compared(
-        seeds=seeds, l3d=l3d, n_inputs=n_inputs, apd=few(own.apd), apd_again=few(own.apd_again)
-    )  # fmt: skip
+    return replace(own, seeds=seeds, l3d=l3d, n_inputs=n_inputs, apd=few(own.apd), apd_again=few(own.apd_again))

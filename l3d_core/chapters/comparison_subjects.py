@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from .. import toys
-from ..apd_shipped import MLP, MLP_2, TMS, TMS_LARGE, load_shipped
-from ..apd_targets import train_targets
+from .. import artifacts, toys
+from ..apd_shipped import MLP, MLP_2, TMS, TMS_LARGE
 from ..baselines.apd_networks import Network, ResidualMLP, TiedSuperposition
 from ..baselines.apd_training import Sampler
+from .apd_runs import trained
 from .apd_toys import ToyInputs, chain
 
 # Targets of the APD paper by name; the others are toys of L3D.
@@ -119,19 +120,21 @@ class Subject:
         return next(iter(m.values()))
 
 
-def subject(name: str, seed: int) -> Subject:
+def subject(name: str, seed: int, folder: Path | None = None) -> Subject:
     """Returns a target by name: shipped, or trained where a target of APD is not.
 
     Args:
         name: See `NAMES`.
         seed: Of the target; toys of L3D have 0 to 15 and 1000 to 1015.
+        folder: Where results lie, for targets that are not shipped; None for `artifacts/` of the project.
 
     Raises:
         ValueError: An unknown name, or a toy's seed that is not shipped.
     """
     if name in OF_APD:
         config = OF_APD[name]
-        network, _ = load_shipped(config, [seed]) or train_targets(config, [seed])
+        folder = artifacts.project_root() / "artifacts" if folder is None else folder
+        network, _ = trained(config, [seed], folder)
         if isinstance(network, TiedSuperposition):
             module, places = toys.Superposition(network.w[0], network.b[0], tied=True), {"W_in": ("W", False)}
         else:
