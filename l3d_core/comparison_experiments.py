@@ -10,7 +10,8 @@ from .apd_shipped import MLP, MLP_2, TMS, TMS_LARGE
 from .apd_targets import TargetTraining
 from .baselines.apd import APDConfig
 from .chapters.apd_runs import APDRun
-from .chapters.comparison import AGAIN, Compared, ComparisonSettings, shortened
+from .chapters.comparison import AGAIN
+from .chapters.comparison_settings import Compared, ComparisonSettings, shortened
 from .chapters.comparison_tuning import Candidate
 from .chapters.studies import Variant
 from .l3d import L3DConfig
@@ -87,6 +88,12 @@ def _candidates() -> dict[str, Candidate]:
     return found
 
 
+def chosen_labels() -> dict[tuple[str, str], str]:
+    """Returns the labels of the candidates that the paper preset has, by target and method."""
+    apd = {(target, "APD"): f"simplicity {value:g}" for target, value in APD_CHOSEN.items()}
+    return {(target, "L3D"): label for target, label in L3D_CHOSEN.items()} | apd
+
+
 def _on_apd(
     name: str, stored: str, target: TargetTraining, config: APDConfig, seeds: tuple[int, ...],
     stacks: Iterable[tuple[int, ...]], again: Iterable[tuple[int, ...]],
@@ -154,7 +161,7 @@ SETTINGS = {
         "paper": _PAPER,
         "quick": ComparisonSettings(
             targets={name: _quick(name, own) for name, own in _PAPER.targets.items()}, candidates=_tried_shortly(),
-            n_held_out=100, cost_steps=5,
+            n_held_out=100, cost_steps=5, apart=False,
         ),
     }
 }  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from . import apd_experiments, comparison_experiments, real_experiments, toy_experiments
 from .chapters import apd_chapter, comparison, own_model, real_chapter, superposition, toy_chapter
 from .chapters.apd_chapter import APDSettings
-from .chapters.comparison import ComparisonSettings
+from .chapters.comparison_settings import ComparisonSettings
 from .chapters.own_model import OwnModelSettings
 from .chapters.real_chapter import RealSettings
 from .chapters.superposition import SuperpositionSettings

@@ -164,16 +164,15 @@ def scrubbing(network: Network, apd: APD, x: Tensor, *, batch_size: int, seed: i
 def monosemantic_error(network: ResidualMLP, x: Tensor) -> Tensor:
     """Returns the error of a network that gives each neuron to one feature, and none to the others, `[n_runs]`.
 
-    Its outputs are `x E R`, plus `relu(x_i)` for as many features as there are neurons; the error is the mean square
-    against the labels `x + relu(x)` (APD section 3.2 and Fig. 8).
+    Its outputs are `x`, plus `relu(x_i)` for as many features as there are neurons, without any disturbance by
+    embeddings that overlap; the error is the mean square against the labels `x + relu(x)` (APD section 3.2, Fig. 8).
 
     Args:
-        network: Gives E, R and the number of neurons.
+        network: Gives the number of neurons.
         x: Inputs `[n_runs, n_s, n_features]`.
     """
-    served = (torch.arange(x.shape[-1], device=x.device) < sum(b.shape[1] for b in network.b)).to(x)
-    y = x @ (network.embed @ network.unembed) + torch.relu(x) * served
-    return (y - x - torch.relu(x)).square().mean((1, 2))
+    served = torch.arange(x.shape[-1], device=x.device) < sum(b.shape[1] for b in network.b)
+    return (torch.relu(x) * ~served).square().mean((1, 2))
 
 
 class FeatureErrors(NamedTuple):

@@ -113,9 +113,8 @@ def first_contributions(one: Decomposed) -> tuple[Tensor, Tensor]:
 
 
 def first_halves(found: Residual) -> dict[str, Tensor]:
-    """Returns the errors of the first run with some components only, on samples with an active feature, by name."""
-    active = found.halves.anti_scrubbed[0] > 0
-    return {kind.replace("_", "-"): getattr(found.halves, kind)[0][active] for kind in found.halves._fields}
+    """Returns the errors of the first run with some components only, by name."""
+    return {kind.replace("_", "-"): getattr(found.halves, kind)[0] for kind in found.halves._fields}
 
 
 def first_errors(found: FeatureErrors) -> tuple[Tensor, Tensor, Tensor]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,8 +12,8 @@ from torch import Tensor
 from .. import artifacts
 from ..baselines.apd import APD
 from ..parallel import run_jobs
-from ..training import Run, fit
-from .apd_runs import APDRun, decomposed, joined
+from ..training import fit
+from .apd_runs import decomposed, joined
 from .comparison_costs import costs
 from .comparison_measures import (
     ablation_selectivity,
@@ -24,10 +23,12 @@ from .comparison_measures import (
     output_sparsity,
     step_selectivity,
 )
-from .comparison_parts import Parts, of_apd, of_l3d, principal, random
-from .comparison_subjects import Subject, kept, subject
-from .comparison_tuning import Candidate, Tried, tried
-from .studies import Variant, config_facts
+from .comparison_parts import N_PRINCIPAL, Parts, of_apd, of_l3d, principal, random
+from .comparison_settings import Compared, ComparisonSettings, l3d_runs, subjects
+from .comparison_settings import jobs as jobs
+from .comparison_subjects import Subject
+from .comparison_tuning import Tried, tried
+from .studies import config_facts
 
 METHODS = ("L3D", "APD", "principal", "random")
 # Seeds of what everything is measured on, of the gradients' references there, and what is added to a target's seed
@@ -36,40 +37,9 @@ HELD_OUT, REFERENCES, AGAIN = 2**30, 0, 500
 # Modules whose code results depend on, beside those that all results do.
 CODE = (
     "apd", "apd_losses", "apd_networks", "apd_shipped", "apd_targets", "apd_toys", "apd_training", "comparison",
-    "comparison_measures", "comparison_parts", "comparison_subjects", "evaluation", "principal", "random_directions",
+    "comparison_measures", "comparison_parts", "comparison_settings", "comparison_subjects", "evaluation",
+    "principal", "random_directions",
 )  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class Compared:
-    """How the targets of one kind are taken apart."""
-
-    seeds: tuple[int, ...]
-    """Of the targets; those that do not do what they are for are left out."""
-    l3d: Variant
-    """Settings of L3D."""
-    n_inputs: int
-    """What L3D decomposes on."""
-    stored: str
-    """What APD's decompositions are called on disk; chapter 7 has some of them too."""
-    apd: tuple[APDRun, ...]
-    """Decompositions of APD, whose seeds together are those of the targets or more."""
-    apd_again: tuple[APDRun, ...]
-    """Decompositions of the first targets anew."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ComparisonSettings:
-    """What chapter 9 compares."""
-
-    targets: Mapping[str, Compared]
-    """By name, see `comparison_subjects.NAMES`."""
-    candidates: Mapping[str, Candidate]
-    """What settings were chosen from, by name."""
-    n_held_out: int = 1000
-    """Samples on which everything is measured."""
-    cost_steps: int = 200
-    """Steps of APD from which the time of all is taken."""
 
 
 class Comparison(NamedTuple):
@@ -125,7 +95,9 @@ def compute(
     measures, facts = {}, {}
     for job in jobs:
         measures[job["name"]], facts[job["name"]] = compared(**job)
-    spent = {name: costs(name, own, settings.cost_steps, folder) for name, own in settings.targets.items()}
+    spent = {
+        name: costs(name, own, settings.cost_steps, folder, settings.apart) for name, own in settings.targets.items()
+    }
     return Comparison(settings, measures, spent, done, facts)
 
 
@@ -163,35 +135,22 @@ def compared(
 
 
 def _measure(name: str, own: Compared, n_held_out: int, folder: Path, progress: bool) -> dict[str, Tensor]:
-    subjects = [one for one in (subject(name, seed, folder) for seed in own.seeds) if kept(one)]
-    first, anew = (l3d_runs(subjects, own, offset) for offset in (0, AGAIN))
+    targets = subjects(name, own.seeds, folder)
+    first, anew = (l3d_runs(targets, own, offset) for offset in (0, AGAIN))
     l3d = fit([*first, *anew], progress=f"L3D on {name}" if progress else False)
     apd, apd_anew = (
         joined([decomposed(own.stored, run, folder=folder) for run in runs]).apd if runs else None
         for runs in (own.apd, own.apd_again)
     )
     rows = []
-    for i, one in enumerate(subjects):
+    for i, one in enumerate(targets):
         x = one.draw(n_held_out, seed=HELD_OUT + one.seed)
-        two_l3d = [of_l3d(each, one) for each in (l3d[i], l3d[len(subjects) + i])]
+        two_l3d = [of_l3d(each, one) for each in (l3d[i], l3d[len(targets) + i])]
         two_apd = [_of_seed(apd, one, x, 0), _of_seed(apd_anew, one, x, AGAIN)]
         rows.append(_of_target(one, own, x, two_l3d, two_apd))
-    return {"seeds": torch.tensor([one.seed for one in subjects])} | _padded(rows)
-
-
-def l3d_runs(subjects: list[Subject], own: Compared, offset: int = 0) -> list[Run]:
-    """Returns L3D's runs on some targets, with the weight matrices that APD decomposes too.
-
-    Args:
-        subjects: The targets.
-        own: Gives the settings.
-        offset: Added to the targets' seeds to seed the decompositions.
-    """
-    return [
-        Run(one.module, one.draw(own.n_inputs, seed=one.seed), own.l3d.config, own.l3d.divergence,
-            seed=one.seed + offset, parameters=one.parameters)
-        for one in subjects
-    ]  # fmt: skip
+    losses = torch.stack([one.history.first_losses for one in l3d[: len(targets)]])
+    seeds = torch.tensor([one.seed for one in targets])
+    return {"seeds": seeds, "L3D/first_losses": losses, "APD/first_losses": apd.first_losses} | _padded(rows)
 
 
 def _of_seed(apd: APD | None, one: Subject, x: Tensor, offset: int) -> Parts | None:
@@ -205,7 +164,7 @@ def _of_target(one: Subject, own: Compared, x: Tensor, l3d: list[Parts], apd: li
     """Returns all measures of one target by '<method>/<measure>'."""
     n_v, divergence = own.l3d.config.n_v, own.l3d.divergence
     trained = [one.draw(own.n_inputs, seed=seed) for seed in (one.seed, one.seed + AGAIN)]
-    seen = [gradients(one, inputs[: 4 * n_v], divergence, seed) for seed, inputs in enumerate(trained)]
+    seen = [gradients(one, inputs[:N_PRINCIPAL], divergence, seed) for seed, inputs in enumerate(trained)]
     pairs = {
         "L3D": l3d, "APD": apd, "principal": [principal(g, n_v, one) for g in seen],
         "random": [random(seen[0], n_v, one, one.seed + offset) for offset in (0, AGAIN)],
@@ -265,17 +224,3 @@ def _padded(rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
             parts = [torch.cat([part, part.new_full((most - len(part),), torch.nan)]) for part in parts]
         found[key] = torch.stack(parts)
     return found
-
-
-def shortened(own: Compared, steps: int, epochs: int, n_seeds: int, n_inputs: int) -> Compared:
-    """Returns the quick preset of one kind of target."""
-    seeds = own.seeds[:n_seeds]
-
-    def few(runs: tuple[APDRun, ...]) -> tuple[APDRun, ...]:
-        """Returns those of the seeds, with few steps."""
-        short = [replace(run, config=replace(run.config, steps=steps, batch_size=256)) for run in runs]
-        short = [replace(run, seeds=tuple(s for s in run.seeds if s in seeds)) for run in short]
-        return tuple(run for run in short if run.seeds)
-
-    l3d = own.l3d._replace(config=replace(own.l3d.config, epochs=epochs))
-    return replace(own, seeds=seeds, l3d=l3d, n_inputs=n_inputs, apd=few(own.apd), apd_again=few(own.apd_again))

@@ -21,17 +21,18 @@ from ..baselines.apd_training import decompose_apd
 from ..baselines.principal import principal_directions
 from ..training import Run, fit
 from .comparison_measures import gradients
+from .comparison_parts import N_PRINCIPAL
 from .comparison_subjects import subject
 from .studies import config_facts
 
 if TYPE_CHECKING:
-    from .comparison import Compared
+    from .comparison_settings import Compared
 
 # What measuring depends on; that of the methods themselves is in every digest.
 CODE = ("apd", "apd_losses", "apd_networks", "apd_training", "comparison_costs", "comparison_subjects", "principal")
 
 
-def costs(name: str, own: Compared, steps: int, folder: Path) -> dict[str, Tensor]:
+def costs(name: str, own: Compared, steps: int, folder: Path, apart: bool = True) -> dict[str, Tensor]:
     """Returns the seconds and MiB of one decomposition of one target alone, by '<method>/seconds' and '<method>/mib'.
 
     Each method runs in a process of its own with one thread, one after the other. L3D runs whole; APD runs some steps,
@@ -42,19 +43,21 @@ def costs(name: str, own: Compared, steps: int, folder: Path) -> dict[str, Tenso
         own: How it is taken apart; the first seed is.
         steps: Of APD.
         folder: Where results lie.
+        apart: Use processes of their own; False to stay in this one, whose memory then tells little.
     """
     run = own.apd[0]
     key = {
-        "name": name, "seed": own.seeds[0], "steps": steps, "n_inputs": own.n_inputs, "torch": torch.__version__,
+        "name": name, "seed": own.seeds[0], "steps": steps, "apart": apart, "n_inputs": own.n_inputs,
+        "torch": torch.__version__,
         "l3d": [config_facts(own.l3d.config), *own.l3d[1:]], "apd": [asdict(run.config), repr(run.target)],
         "code": artifacts.code_digest(CODE),
     }  # fmt: skip
 
     def compute(_: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        options = {"name": name, "own": own}
+        options, call = {"name": name, "own": own}, _alone if apart else _here
         found = {
-            "L3D": _alone(_l3d, **options), "APD": _alone(_apd, **options, steps=steps),
-            "principal": _alone(_principal, **options),
+            "L3D": call(_l3d, **options), "APD": call(_apd, **options, steps=steps),
+            "principal": call(_principal, **options),
         }  # fmt: skip
         pairs = {
             f"{method}/{what}": torch.tensor(value, dtype=torch.float64)
@@ -64,6 +67,10 @@ def costs(name: str, own: Compared, steps: int, folder: Path) -> dict[str, Tenso
         return pairs, {}
 
     return artifacts.cached(folder, f"compared-{name}-costs", key, compute)[0]
+
+
+def _here(function: Callable[..., tuple[float, float, float]], **options: Any) -> tuple[float, float, float]:  # noqa: ANN401
+    return function(**options)
 
 
 def _alone(function: Callable[..., tuple[float, float, float]], **options: Any) -> tuple[float, float, float]:  # noqa: ANN401
@@ -117,7 +124,7 @@ def _apd(name: str, own: Compared, steps: int) -> tuple[float, float, float]:
 
 def _principal(name: str, own: Compared) -> tuple[float, float, float]:
     one = subject(name, own.seeds[0])
-    x = one.draw(own.n_inputs, seed=one.seed)[: 4 * own.l3d.config.n_v]
+    x = one.draw(own.n_inputs, seed=one.seed)[:N_PRINCIPAL]
 
     def some(inputs: Tensor) -> Tensor:
         g = gradients(one, inputs, own.l3d.divergence)

@@ -116,10 +116,11 @@ def gradient_sparsity(parts: Parts, g: Tensor) -> Sparsity:
 
 
 def output_sparsity(subject: Subject, parts: Parts, x: Tensor) -> Sparsity:
-    """Returns the outputs' error against how many components run on each sample, over the variance of the outputs.
+    """Returns the outputs' error against how many components run on each sample, over the outputs' variance.
 
-    Components are chosen by attribution (batch top-k over all samples), the rest is always on. No more components are
-    tried than are needed.
+    The variance is that of what the decomposed weights add to outputs without them: a residual MLP passes its inputs
+    on by itself. Components are chosen by attribution (batch top-k over all samples), the rest is always on. No more
+    components are tried than are needed.
 
     Args:
         subject: The target.
@@ -129,8 +130,8 @@ def output_sparsity(subject: Subject, parts: Parts, x: Tensor) -> Sparsity:
     scores, factors = attributed(subject, parts.components, x), as_factors(subject, parts.components)
     rest = subject.matrices(parts.rest)
     y = run(subject, x)
-    numbers = _numbers(len(parts.components), len(x))
-    variance, active, errors = float(y.var(0, correction=0).mean()), torch.cat([torch.zeros(1), numbers]), []
+    variance = float((y - run(subject, x, -subject.w0)).var(0, correction=0).mean())
+    active, errors = torch.cat([torch.zeros(1), _numbers(len(parts.components), len(x))]), []
     for k in active:
         count = round(float(k) * len(x))
         kept = batch_top_k(scores, count) if count else torch.zeros_like(scores, dtype=torch.bool)

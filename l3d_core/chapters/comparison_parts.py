@@ -19,6 +19,9 @@ from ..baselines.random_directions import random_directions
 from ..training import L3D
 from .comparison_subjects import Subject
 
+# Gradients that principal directions are taken of, at most.
+N_PRINCIPAL = 1000
+
 
 class Parts(NamedTuple):
     """What a method finds in one target, rows in the order of the network's matrices.

@@ -20,7 +20,11 @@ CIRCUITS = {"covered": ("covered", 2), "cosine": ("matched |cos|", 3), "purity":
 AGREE = {"agreement": ("agreement of seeds", 2), "live": ("live", 0), "parts": ("of", 0)}
 GRADIENTS = {"gradient_active": ("coefficients for recon_sq 0.2", 2), "gradient_all": ("recon_sq, all kept", 3)}
 OUTPUTS = {"output_active": ("parts for 5 % error", 2), "held": ("weights in the parts", 2)}
-CHANGES = {"step": ("selectivity of steps", 1), "ablation": ("of ablations", 1)}
+CHANGES = {"step": ("selectivity of steps", 1), "ablation": ("selectivity of ablations", 1)}
+SUMMARY = {
+    "covered": ("covered", 2), "cosine": ("matched |cos|", 2), "gradient_active": ("coefficients", 2),
+    "output_active": ("parts", 2), "ablation": ("selectivity of ablations", 1),
+}  # fmt: skip
 
 
 def cell(values: Tensor, digits: int) -> str:
@@ -60,6 +64,17 @@ def table(result: Comparison, columns: dict[str, tuple[str, int]]) -> pd.DataFra
                 title: cell(values[key], digits) if len(values[key]) else "" for key, (title, digits) in columns.items()
             }
     return pd.DataFrame(rows).T.rename_axis(["target", "method"])
+
+
+def summary_table(result: Comparison) -> pd.DataFrame:
+    """Returns the few measures to quote, with the seconds of one decomposition."""
+    found = table(result, SUMMARY)
+    seconds = [
+        f"{float(result.costs[name][f'{method}/seconds']):.2g}" if method != "random" else ""
+        for name in result.measures
+        for method in METHODS
+    ]
+    return found.assign(**{"core-seconds": seconds})
 
 
 def cost_table(result: Comparison) -> pd.DataFrame:

@@ -15,8 +15,6 @@ from .networks import Panel
 from .style import GREY, PAPER, SMALL, WIDE, category, panel_grid, style
 
 TARGET, APD, SCRUBBED, ANTI = "#3b6fb6", "#d9822b", "#7a5aa6", "#2e8b57"
-# What errors on a logarithmic axis are raised to, so that exact zeros have a place.
-LEAST = 1e-9
 
 
 def plot_instances(mmcs: Mapping[str, Tensor], found: Mapping[str, Tensor], paper: float) -> Figure:
@@ -125,10 +123,11 @@ def plot_scrubbed_outputs(target: Tensor, top_k: Tensor, scrubbed: Tensor, anti_
     with style():
         figure, ax = plt.subplots(figsize=(WIDE, 4.2))
         x = np.arange(len(target))
-        for runs, colour, label in ((anti_scrubbed, ANTI, "anti-scrubbed"), (scrubbed, SCRUBBED, "scrubbed")):
+        kinds = ((scrubbed, SCRUBBED, "scrubbed", 3.0), (anti_scrubbed, ANTI, "anti-scrubbed", 1.5))
+        for runs, colour, label, width in kinds:
             low, high = (runs.quantile(q, dim=0).numpy() for q in (0.0, 1.0))
             name = f"{label}, range of {len(runs)}"
-            ax.vlines(x, low, high, color=colour, alpha=0.6, lw=3, label=name)
+            ax.vlines(x, low, high, color=colour, alpha=0.6, lw=width, label=name)
         ax.plot(x, target, "x", color=TARGET, ms=5, label="target")
         ax.plot(x, top_k, "+", color=APD, ms=6, label="top component")
         ax.set(xlabel="output", ylabel="output of the MLP")
@@ -140,7 +139,8 @@ def plot_errors_of_halves(errors: Mapping[str, Tensor], monosemantic: float) -> 
     """Returns histograms of squared errors with some components only (APD Figs. 8 and 25).
 
     Args:
-        errors: Mean squared error of each sample `[n]`, by 'top-k', 'scrubbed' and 'anti-scrubbed'.
+        errors: Mean squared error of each sample `[n]`, by 'top-k', 'scrubbed' and 'anti-scrubbed'. Zeros take part in
+            the means, and have no place in the histograms.
         monosemantic: Error of a network with a neuron for each of as many features as it has.
     """
     colours = {"top-k": APD, "scrubbed": SCRUBBED, "anti-scrubbed": ANTI}
@@ -148,9 +148,9 @@ def plot_errors_of_halves(errors: Mapping[str, Tensor], monosemantic: float) -> 
         figure, ax = plt.subplots(figsize=(WIDE, 4.2))
         bins = np.geomspace(1e-8, 1e-1, 80)
         for name, values in errors.items():
-            values = values.double().clamp_min(LEAST).numpy()
+            values = values.double().numpy()
             label = f"{name}, mean {values.mean():.1e}"
-            sns.histplot(x=values, bins=bins, color=colours[name], alpha=0.5, lw=0, ax=ax, label=label)
+            sns.histplot(x=values[values > 0], bins=bins, color=colours[name], alpha=0.5, lw=0, ax=ax, label=label)
             ax.axvline(values.mean(), color=colours[name], ls="--", lw=1.6)
         ax.axvline(monosemantic, color=GREY, lw=2, label=f"one neuron a feature, {monosemantic:.1e}")
         ax.set(xscale="log", xlim=(1e-8, 1e-1), xlabel="mean squared error", ylabel="samples")

@@ -10,7 +10,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .style import GREY, WIDE, style
+from .style import GREY, WIDE, plain_log, style
 
 COLOURS = {"L3D": "#3b6fb6", "APD": "#d9822b", "principal": "#2e8b57", "random": GREY}
 
@@ -32,7 +32,7 @@ def plot_measures(panels: Mapping[str, pd.DataFrame], logarithmic: tuple[str, ..
             ax.set(ylabel="", xlabel="")
             ax.set_title(title, loc="left")
             if title in logarithmic:
-                ax.set_yscale("log")
+                plain_log(ax)
             for place in range(frame["target"].nunique() - 1):
                 ax.axvline(place + 0.5, color="0.9", lw=0.8, zorder=0)
         axes[-1].tick_params(axis="x", rotation=35)
@@ -60,7 +60,8 @@ def plot_curves(curves: Mapping[str, Mapping[str, tuple[Tensor, Tensor]]], limit
             for method, (active, error) in methods.items():
                 ax.plot(active, error.clamp_min(1e-4), color=COLOURS[method], lw=1.8, label=method)
             ax.axhline(limit, color="black", ls=":", lw=1.2)
-            ax.set(xscale="log", yscale="log", title=title)
+            ax.set(xscale="log", title=title)
+            plain_log(ax)
         for ax in grid[:, 0]:
             ax.set_ylabel(label)
         figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=len(COLOURS))
