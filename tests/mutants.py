@@ -79,7 +79,9 @@ def copy_project(folder: Path) -> None:
     """Copies what the tests need: package, tests and their settings."""
     for part in ("l3d_core", "tests"):
         shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "pyproject.toml", folder)
+    (folder / "book").mkdir()
+    for file in ("pyproject.toml", "book/paper_values.json"):
+        shutil.copy(ROOT / file, folder / file)
 
 
 def run_tests(folder: Path, tests: Sequence[str]) -> Outcome:

@@ -1,6 +1,7 @@
 """The ledger's rule, worked by hand, and that every claim can be told from its values."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -55,6 +56,19 @@ def test_verdicts_of_a_yes_or_no_claim():
     assert verdict(YES_NO, None, values(seen(5), none, none)) == IN_PART
     assert verdict(YES_NO, None, values(seen(4), none, none)) == DOES_NOT
     assert verdict(YES_NO, None, values(seen(4), none, seen(9))) == IN_PART
+
+
+def test_a_claim_of_other_variants_is_decided_by_its_first_and_by_as_many_values_as_it_asks_for():
+    two = replace(NUMBER, variants=("text", "code"), fewest=3)
+    near, far = [0.15] * 3, [0.5] * 3
+    assert verdict(two, 0.15, {"text": near, "code": far}) == REPRODUCES
+    assert verdict(two, 0.15, {"text": far, "code": near}) == IN_PART
+    assert verdict(two, 0.15, {"text": near, "code": near[:2]}) == NOT_TESTABLE
+    alone = replace(YES_NO, variants=("code",), fewest=3)
+    assert verdict(alone, None, {"code": [True] * 3}) == REPRODUCES
+    row = claims.Row(alone, None, {"code": [True, True, False]}, IN_PART)
+    assert row.found("code") == "2 of 3" and row.found("text") == row.found("tuned") == ""
+    assert row.holding() == "holds for none"
 
 
 def test_every_claim_names_a_number_with_a_tolerance_or_neither(root):

@@ -133,6 +133,16 @@ def test_components_become_directions_of_length_one(tms):
     assert parts.v_out[5].abs().max() == parts.v_in[5].abs().max() == parts.rest.abs().max() == 0
 
 
+def test_directions_of_components_that_overlap_have_a_pseudo_inverse(tms):
+    w = tms.network.w[0]
+    rows = torch.stack([w * torch.tensor([1.0, 1, 0, 0, 0])[:, None], w * torch.tensor([0.0, 1, 1, 1, 1])[:, None]])
+    factors = Factors(torch.eye(5)[None, :, None].expand(1, 5, 2, 5).contiguous(), rows[None])
+    parts = comparison_parts.of_apd(as_apd(tms, {"W": factors}, 2), tms, tms.draw(300, seed=0))
+    g = torch.tensor([[2.0, -3.0]]) @ parts.v_out  # What lies in their span is rebuilt.
+    torch.testing.assert_close((g @ parts.v_in.T) @ parts.v_out, g, rtol=1e-4, atol=1e-5)
+    assert float((parts.v_out[0] * parts.v_out[1]).sum()) > 0.1
+
+
 @pytest.mark.parametrize("name", ["tms_5-2", "squared", "mlp_1"])
 def test_factors_of_full_rank_are_the_rows(name):
     one = subject(name, 0)
@@ -177,6 +187,14 @@ def test_merged_features_by_hand(tms):
     assert found.cosine == pytest.approx(math.sqrt(0.75) / 5, rel=1e-5)
     nobody = comparison_measures.found_circuits(tms, parts._replace(live=torch.tensor([False])))
     assert (nobody.covered, nobody.cosine, nobody.purity) == (0, 0, 0)
+
+
+def test_a_part_of_several_circuits_covers_none(tms):
+    # Squared lengths of .4, .3 and .3 on three features: none has more than half.
+    w = torch.nn.functional.normalize(tms.network.w[0], dim=1)
+    row = (torch.tensor([0.4, 0.3, 0.3, 0.0, 0.0]).sqrt()[:, None] * w).view(1, -1)
+    found = comparison_measures.found_circuits(tms, Parts(row, row, row, tms.w0, torch.tensor([True])))
+    assert found.covered == 0 and found.purity == pytest.approx(0.4) and found.circuit.tolist() == [0]
 
 
 def test_gradients_are_rows_in_the_networks_order():
@@ -248,6 +266,9 @@ def test_selectivity_by_hand(tms):
         assert float(found[i]) == pytest.approx(float((change[on].mean() / change[~on].mean()).sqrt()), rel=1e-3)
     steps = comparison_measures.step_selectivity(tms, parts._replace(live=torch.arange(5) < 2), torch.arange(5), x)
     assert steps.shape == (4,) and (steps > 3).all()
+    rows = comparison_measures.STEP * tms.w0.norm() * parts.v_out[:2]
+    back = comparison_measures.selectivity(tms, -rows, torch.arange(2), x)
+    assert steps[2:].equal(back) and not steps[:2].allclose(back)
 
 
 def test_agreement_is_of_live_directions():
@@ -347,6 +368,8 @@ def test_the_best_candidate_covers_most_then_points_best(tmp_path):
     half, whole = torch.tensor([0.5, 0.5]), torch.tensor([0.0, 1.0])
     done |= {"b": Tried(half, half), "c": Tried(whole, 2 * half)}
     assert chosen(candidates, done) == {("tmcs", "L3D"): "a", ("tmcs", "APD"): "c"}
+    more, less = torch.tensor([0.6, 0.6]), torch.tensor([0.1, 0.1])
+    assert chosen(candidates, done | {"c": Tried(more, less)})["tmcs", "APD"] == "c"  # Circuits before cosines.
     assert chosen(candidates, done | {"c": Tried(whole, half)})["tmcs", "APD"] == "b"  # The first of equals.
     found = tuning_table(candidates, done, comparison_tables.TITLES)
     assert (

@@ -6,7 +6,11 @@ import pytest
 import torch
 from reference_training import mixer, mlp, normal
 
+from l3d_core.apd_targets import TargetTraining, train_targets
+from l3d_core.baselines.apd import APDConfig
+from l3d_core.baselines.apd_training import decompose_apd
 from l3d_core.batches import Gradients
+from l3d_core.chapters.apd_toys import on_device
 from l3d_core.intervention import delta_sweep, impact, matched_deltas, output_gradients, top_samples
 from l3d_core.l3d import L3DConfig
 from l3d_core.metrics import gradient_reconstruction, match_directions
@@ -120,3 +124,19 @@ def test_toy_targets():
 def test_inputs_and_model_on_different_devices_are_refused():
     with pytest.raises(ValueError, match="inputs are on cpu, the model on cuda:0; expected one device"):
         fit([Run(mlp(0).cuda(), normal(1, 15, 4), L3DConfig(n_v=2, batch_size=5))])
+
+
+@pytest.mark.parametrize("attributions", ["target", "components"])
+def test_apd(attributions):
+    sizes = {"kind": "residual", "n_features": 6, "n_hidden": 4, "n_layers": 2, "n_resid": 12}
+    target = TargetTraining(**sizes, steps=5, batch_size=16)
+    config = APDConfig(
+        n_components=5, n_terms=2, steps=6, batch_size=32, hidden=1.0, init_scale=30.0, attributions=attributions
+    )
+    network = train_targets(target, (0, 1)).network
+    expected = decompose_apd(network, target.inputs, config, (0, 1))
+    found = decompose_apd(on_device(network, "cuda"), target.inputs, config, (0, 1))
+    for name, own in expected.components.items():
+        assert found.components[name].u.is_cuda
+        torch.testing.assert_close(found.components[name].total().cpu(), own.total(), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(found.first_losses.cpu(), expected.first_losses, rtol=1e-4, atol=1e-6)

@@ -46,13 +46,15 @@ def first_losses(job: APDJob, folder: Path | None = None) -> Tensor:
 
 
 def compute(
-    settings: APDSettings, *, folder: str | Path | None = None, workers: int | None = None, progress: bool = False
-) -> dict[str, Decomposed]:
-    """Returns the chapter's decompositions by name, several at once, one to a core.
+    settings: APDSettings, *, folder: str | Path | None = None, device: str = "cpu", workers: int | None = None,
+    progress: bool = False,
+) -> dict[str, Decomposed]:  # fmt: skip
+    """Returns the chapter's decompositions by name, several at once, one to a core, or one by one on a GPU.
 
     Args:
         settings: See `apd_experiments.SETTINGS`.
         folder: Where results lie; None for `artifacts/` of the project.
+        device: 'cpu' or 'cuda'.
         workers: Processes; None for one per core.
         progress: Show bars on standard error.
 
@@ -61,10 +63,12 @@ def compute(
         FloatingPointError: A loss became NaN or infinite.
     """
     calls = [
-        {"name": name, "run": run, "folder": _folder(folder)} for name, parts in settings.runs.items() for run in parts
+        {"name": name, "run": run, "folder": _folder(folder), "device": device}
+        for name, parts in settings.runs.items()
+        for run in parts
     ]
     longest = sorted(calls, key=lambda call: -_work(call["run"]))
-    run_jobs(_make, [{**call, "progress": progress} for call in longest], workers)
+    run_jobs(_make, [{**call, "progress": progress} for call in longest], workers if device == "cpu" else 1)
     found: dict[str, list[Decomposed]] = {}
     for call in calls:
         found.setdefault(call["name"], []).append(decomposed(**call))

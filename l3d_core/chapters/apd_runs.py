@@ -18,7 +18,7 @@ from ..baselines.apd_losses import Losses
 from ..baselines.apd_networks import Factors, Network, ResidualMLP, TiedSuperposition
 from ..baselines.apd_training import Sampler, decompose_apd
 from ..toys import ToyTraining
-from .apd_toys import ToyInputs, side_by_side, toy_networks
+from .apd_toys import ToyInputs, on_device, side_by_side, toy_networks
 
 # Modules whose code results depend on, beside those that all results do.
 CODE = ("apd", "apd_losses", "apd_networks", "apd_targets", "apd_training")
@@ -125,13 +125,14 @@ def from_tensors(tensors: Mapping[str, Tensor]) -> TiedSuperposition | ResidualM
     return ResidualMLP(embed=tensors["embed"], unembed=tensors["unembed"], **parts)
 
 
-def decomposed(name: str, run: APDRun, *, folder: Path, progress: bool = False) -> Decomposed:
-    """Returns a decomposition from disk, or makes it, going on where it was stopped.
+def decomposed(name: str, run: APDRun, *, folder: Path, device: str = "cpu", progress: bool = False) -> Decomposed:
+    """Returns a decomposition from disk, or makes it, going on where it was stopped; on the CPU in either case.
 
     Args:
         name: What to call it on disk.
         run: What to do.
         folder: Where results lie.
+        device: Where to decompose, 'cpu' or 'cuda'.
         progress: Show a bar on standard error.
 
     Raises:
@@ -147,12 +148,14 @@ def decomposed(name: str, run: APDRun, *, folder: Path, progress: bool = False) 
 
     def compute(scratch: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         state = scratch / "state.safetensors"
-        found = decompose_apd(network, run.sample, run.config, run.drawn, checkpoint=state, progress=progress)
+        on = on_device(network, device)
+        found = decompose_apd(on, run.sample, run.config, run.drawn, checkpoint=state, progress=progress)
         parts = {f"{matrix}.{part}": t for matrix, own in found.components.items() for part, t in own._asdict().items()}
         history = {f"history.{term}": t for term, t in found.history._asdict().items()}
-        return parts | history | {"first_losses": found.first_losses}, {}
+        found = parts | history | {"first_losses": found.first_losses}
+        return {name: t.cpu() for name, t in found.items()}, {}
 
-    tensors, _, facts = artifacts.cached(folder, f"apd-{name}", key, compute)
+    tensors, _, facts = artifacts.cached(folder, f"apd-{name}", key, compute, device)
     components = {m: Factors(tensors[f"{m}.u"], tensors[f"{m}.v"]) for m in network.weights}
     history = Losses(*(tensors[f"history.{term}"] for term in Losses._fields))
     apd = APD(components, history, tensors["first_losses"], run.config, run.drawn)

@@ -70,3 +70,14 @@ def side_by_side(networks: Sequence[Network]) -> Network:
         return tuple(map(joined, zip(*parts, strict=True))) if isinstance(parts[0], tuple) else parts[0]
 
     return type(networks[0])(*map(joined, zip(*networks, strict=True)))
+
+
+def on_device(network: Network, device: str) -> Network:
+    """Returns networks on 'cpu' or 'cuda'."""
+
+    def moved(part: object) -> object:
+        if isinstance(part, Tensor):
+            return part.to(device)
+        return tuple(map(moved, part)) if isinstance(part, tuple) else part
+
+    return type(network)(*map(moved, network))

@@ -65,14 +65,15 @@ class Comparison(NamedTuple):
 
 
 def compute(
-    settings: ComparisonSettings, *, folder: str | Path | None = None, workers: int | None = None,
-    progress: bool = False,
+    settings: ComparisonSettings, *, folder: str | Path | None = None, device: str = "cpu",
+    workers: int | None = None, progress: bool = False,
 ) -> Comparison:  # fmt: skip
     """Returns the comparison, targets side by side and costs one after the other.
 
     Args:
         settings: The chapter's.
         folder: Where results lie; None for `artifacts/` of the project.
+        device: Where APD runs, 'cpu' or 'cuda'; all else is small and runs on the CPU.
         workers: Processes; None for one per core.
         progress: Show bars on standard error.
 
@@ -82,11 +83,11 @@ def compute(
     folder = artifacts.project_root() / "artifacts" if folder is None else Path(folder)
     done = tried(settings.candidates, folder, workers, progress)
     apd = [
-        {"name": own.stored, "run": run, "folder": folder, "progress": progress}
+        {"name": own.stored, "run": run, "folder": folder, "device": device, "progress": progress}
         for own in settings.targets.values()
         for run in (*own.apd, *own.apd_again)
     ]
-    run_jobs(_decompose, apd, workers)
+    run_jobs(_decompose, apd, workers if device == "cpu" else 1)
     jobs = [
         {"name": name, "own": own, "n_held_out": settings.n_held_out, "folder": folder}
         for name, own in settings.targets.items()
