@@ -87,6 +87,12 @@ def test_shares_of_mixed_components_by_hand(result):
     assert not apd_gated.one_each(found).any()
     # With functions 0 and 1 on at once in one component, bit 0 alone turns on only function 0: no error.
     assert found.errors[0, 0] < 1e-8 and found.errors[0, 2] > 0.01 and found.errors[0, 3] < 1e-8
+    y, target = found.top_k[0, 2], found.target[2]
+    variance = (target - target.mean()).square().mean()
+    torch.testing.assert_close(found.errors[0, 2], (y - target).square().mean() / variance)
+    # Each component may have a function of its own while one of the functions has none.
+    twice = apd_gated.gated(with_gated(result, torch.eye(4)[[0, 0, 1, 2]].tolist()), GATED)
+    assert apd_gated.purity(twice).min() == 1 and not apd_gated.one_each(twice).any()
 
 
 def test_weights_that_are_zero_in_the_target_belong_to_nobody(result):
