@@ -55,12 +55,10 @@ _PAPER = APDSettings(
 
 
 def _short(run: APDRun) -> APDRun:
-    """Returns a run of the quick preset: the same architecture where that is small, few steps and seeds."""
+    """Returns a run of the quick preset: the shipped targets where they are small, few steps and seeds."""
     config, target = replace(run.config, steps=20), run.target
-    if target is not None:
-        narrow = {"n_features": 20, "n_hidden": 10, "n_resid": 100} if target.kind == "residual" else {}
-        target = replace(target, steps=100, **narrow)
     if target is not None and target.kind == "residual":
+        target = replace(target, steps=100, n_features=20, n_hidden=10, n_resid=100)
         config = replace(config, n_components=26, n_terms=10 // target.n_layers)
     return APDRun(target=target, config=config, seeds=run.seeds[:2])
 

@@ -30,7 +30,7 @@ class Claim:
     share: float = 0.9
     """Of the targets, or subnetworks, of which a claim that holds or not has to be true."""
     variants: tuple[str, ...] = VARIANTS
-    """What it is checked for; the first decides whether it reproduces."""
+    """What it is checked for; without `text` it reproduces in part at most."""
     fewest: int = FEWEST
     """Values that a verdict takes: fewer where one takes an hour."""
 

@@ -83,14 +83,14 @@ def n_values(values: Mapping[str, list[float]]) -> int:
 def verdict(claim: Claim, paper: float | None, values: Mapping[str, list[float]]) -> str:
     """Returns 'reproduces', 'in part', 'does not' or 'not testable'.
 
-    It reproduces if it holds for the claim's first variant, which is the method as the text states it wherever that
-    ran; in part if only another variant does, or if a claim that is true or false is true of at least half of the
-    targets; it is not testable on fewer targets than the claim asks for.
+    It reproduces if it holds for the method as the text states it; in part if only another variant does, or if a
+    claim that is true or false is true of at least half of the targets; it is not testable on fewer targets than the
+    claim asks for.
     """
     if n_values(values) < claim.fewest:
         return NOT_TESTABLE
     first = values[claim.variants[0]]
-    if holds(claim, paper, first):
+    if claim.variants[0] == VARIANTS[0] and holds(claim, paper, first):
         return REPRODUCES
     half = claim.paper is None and 2 * sum(map(bool, first)) >= len(first)
     if half or any(holds(claim, paper, values[name]) for name in claim.variants):

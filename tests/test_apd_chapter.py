@@ -12,10 +12,13 @@ from l3d_core.apd_claims import CLAIMS
 from l3d_core.apd_experiments import SETTINGS
 from l3d_core.apd_shipped import MLP, SHIPPED, TMS, load_shipped, train_shipped
 from l3d_core.apd_targets import gated_functions, started
+from l3d_core.baselines.apd import APD
+from l3d_core.baselines.apd_losses import Losses
 from l3d_core.baselines.apd_networks import Factors
 from l3d_core.chapters import apd_chapter, apd_gated, apd_tables, apd_views
 from l3d_core.chapters import apd_summary as summary
-from l3d_core.chapters.apd_measures import FeatureErrors, Scrubbed
+from l3d_core.chapters.apd_measures import FeatureErrors, Scrubbed, contributions
+from l3d_core.chapters.apd_runs import Decomposed
 from l3d_core.figures import apd as figures
 from l3d_core.figures.apd_gated import plot_functions, plot_wiring
 from l3d_core.parallel import run_jobs
@@ -24,8 +27,10 @@ GATED = gated_functions(0)
 
 
 def tiny(run):
-    """Returns a run of two steps on a target of two."""
-    target = None if run.target is None else replace(run.target, steps=2)
+    """Returns a run of two steps, on a residual MLP of two steps."""
+    target = run.target
+    if target is not None and target.kind == "residual":
+        target = replace(target, steps=2)
     return replace(run, config=replace(run.config, steps=2, batch_size=64), target=target)
 
 
@@ -59,6 +64,23 @@ def gated_components(parts):
     return found
 
 
+def kind_of_weights(owner=None):
+    """Squared weights of the target that read x, that read bits and that write, of all functions or of one."""
+    of, found = apd_gated.function_weights(GATED), [0.0, 0.0, 0.0]
+    for name, w in GATED.network.weights.items():
+        squares = w[0].square() * (1 if owner is None else of[name] == owner)
+        if name.startswith("W_out"):
+            found[2] += float(squares.sum())
+        else:
+            found[0] += float(squares[0].sum())
+            found[1] += float(squares[1:].sum())
+    return found
+
+
+def shares_of_kinds(owner):
+    return [a / b for a, b in zip(kind_of_weights(owner), kind_of_weights(), strict=True)]
+
+
 def with_gated(result, parts):
     one = result.runs["gated"]
     return one._replace(apd=one.apd._replace(components=gated_components(parts)))
@@ -79,8 +101,7 @@ def test_shares_of_mixed_components_by_hand(result):
     # Component 0 has functions 0 and 1 in full, component 1 half of function 2, component 2 nothing.
     parts = [[1, 1, 0, 0], [0, 0, 0.5, 0], [0, 0, 0, 0], [0, 0, 0, 1]]
     shares = apd_gated.shares(with_gated(result, parts), GATED)[0]
-    of = apd_gated.function_weights(GATED)
-    mass = [sum(float((GATED.network.weights[m][0] * (of[m] == i)).square().sum()) for m in of) for i in (0, 1)]
+    mass = [sum(shares_of_kinds(i)) for i in (0, 1)]
     assert shares[0, :2].tolist() == pytest.approx([m / sum(mass) for m in mass], rel=1e-5)
     assert shares[1].tolist() == pytest.approx([0, 0, 1, 0, 0]) and shares[2].tolist() == [0] * 5
     found = apd_gated.gated(with_gated(result, parts), GATED)
@@ -100,9 +121,9 @@ def test_weights_that_are_zero_in_the_target_belong_to_nobody(result):
     w = one.apd.components["W_in.0"].v
     place = (GATED.network.w_in[0][0] == 0).nonzero()[0]
     w[:, 0, place[0], place[1]] = 3.0
-    of = apd_gated.function_weights(GATED)
-    own = sum(float((GATED.network.weights[m][0] * (of[m] == 0)).square().sum()) for m in of)
-    assert float(apd_gated.shares(one, GATED)[0, 0, 4]) == pytest.approx(9 / (own + 9))
+    kind = 0 if place[0] == 0 else 1
+    absent = 9 / kind_of_weights()[kind]
+    assert float(apd_gated.shares(one, GATED)[0, 0, 4]) == pytest.approx(absent / (sum(shares_of_kinds(0)) + absent))
 
 
 def test_every_weight_of_the_gated_functions_has_its_owner():
@@ -149,8 +170,13 @@ def test_halves_without_any_component_are_zero_and_the_whole_is_the_sum(result):
 
 
 def test_predominant_is_the_component_with_the_largest_contribution(result):
-    target, best = apd_views.predominant(result.runs["mlp-1"])
-    assert target.shape == best.shape and target.shape[0] == 2
+    one = result.runs["mlp-1"]
+    target, best = apd_views.predominant(one)
+    each = contributions(one.network, {name: own.each() for name, own in one.apd.components.items()})
+    assert target.shape == best.shape == (2, each.shape[2], each.shape[3])
+    for feature in (0, 7):
+        largest = max(range(each.shape[1]), key=lambda c: float(each[1, c, feature].max()))
+        assert best[1, feature].equal(each[1, largest, feature])
     first = apd_views.first_contributions(result.runs["mlp-1"])
     assert first[0].equal(target[0]) and first[1].equal(best[0])
 
@@ -177,7 +203,9 @@ def test_every_claim_has_its_values(result):
 
 def test_claims_follow_from_the_measures(result):
     half = result.superposed["tms-5-2"]
-    changed = half._replace(found=torch.tensor([5, 4]), mmcs=torch.tensor([0.9, 0.1]), sum_error=torch.tensor([1.0, 0]))
+    changed = half._replace(
+        share=torch.tensor([1.0, 0.8]), mmcs=torch.tensor([0.9, 0.1]), sum_error=torch.tensor([1.0, 0])
+    )
     one = result.residual["mlp-1"]
     n = result.runs["mlp-1"].network.embed.shape[1]
     flat = Scrubbed(torch.zeros(2, 1), torch.tensor([[1.0], [1.0]]), torch.tensor([[3.0], [2.9]]))
@@ -193,6 +221,43 @@ def test_claims_follow_from_the_measures(result):
     worse = other._replace(monosemantic=torch.tensor([0.5, 2.0]))
     again = summary.claims(result._replace(residual={**result.residual, "mlp-1": worse}))
     assert again["apd-scrubbed-mlp-1"]["code"] == [False, False]
+
+
+def test_claims_on_features_and_functions_from_made_up_measures(result, monkeypatch):
+    n = result.runs["mlp-1"].network.embed.shape[1]
+    target, nothing = torch.ones(2, n), torch.zeros(2, n)
+    single = target.clone()
+    single[0, : n // 5] = 1.6  # A fifth of the features badly served by one component, on the first run only.
+    errors = FeatureErrors(target, single, target, nothing, nothing)
+    shared = {"mlp-1": torch.tensor([3, 5]), "mlp-2": torch.tensor([4, 9])}  # The median of one layer is 4.
+    monkeypatch.setattr(summary, "n_shared", lambda one: shared[f"mlp-{len(one.network.b)}"])
+    shares = torch.eye(4, 5).expand(2, -1, -1).clone()
+    shares[1, 3] = torch.tensor([0.0, 0, 0.4, 0.4, 0.2])
+    changed = result._replace(alone={**result.alone, "mlp-1": errors}, gated=result.gated._replace(shares=shares))
+    found = summary.claims(changed)
+    assert found["apd-split"]["code"] == [True, False] and found["apd-two-layers"]["code"] == [False, True]
+    assert found["apd-gated"]["text"] == [True, False]
+
+
+def test_components_of_several_features_by_their_neurons(result, monkeypatch):
+    each = torch.zeros(2, 3, 4, 5)  # Runs, components, features, neurons.
+    each[0, 0, :2, 1], each[0, 1, 0, 0], each[1, 2, :, 3] = 0.05, 0.9, 0.039
+    monkeypatch.setattr(summary, "contributions", lambda *_: each)
+    assert summary.n_shared(result.runs["mlp-1"]).tolist() == [1, 0]
+
+
+def test_targets_without_a_feature_are_left_out():
+    one = apd_chapter.targets(SETTINGS["07_apd"]["paper"].runs["tms-5-2"][0], None)[0]
+    nothing = torch.zeros(12, 1)
+    components = {"W": Factors(torch.eye(5)[None, :, None].expand(12, 5, 1, 5).contiguous(), one.w[:, None])}
+    apd = APD(
+        components, Losses(*[nothing] * 4), nothing, SETTINGS["07_apd"]["paper"].runs["tms-5-2"][0].config, range(12)
+    )
+    found = apd_tables.superposed(Decomposed(one, torch.zeros(12), apd, {}))
+    assert found.kept.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11]  # Number 9 has one row of .39.
+    assert found.found.tolist() == [1] * 11 and found.sum_error.max() == 0
+    better = found._replace(found=torch.tensor([5, 5, 4] + [0] * 8), mmcs=torch.tensor([0.99, 0.995, 1.0] + [0.0] * 8))
+    assert better.best == 1
 
 
 def test_the_record_has_numbers_of_every_run_and_first_losses_of_every_stack(result):
@@ -230,16 +295,18 @@ def test_rays_are_the_rows_of_each_panel(result):
 
 def test_a_point_for_every_run():
     figure = figures.plot_instances({"a": torch.tensor([0.5, 0.75]), "b": torch.tensor([1.0])},
-                                    {"a": torch.tensor([0, 1]), "b": torch.tensor([1])}, 0.99)  # fmt: skip
+                                    {"a": torch.tensor([0, 1]), "b": torch.tensor([1])},
+                                    {"a": 0.998, "b": 0.996})  # fmt: skip
     left, right = figure.axes
     assert sorted(x for part in left.collections for x, _ in part.get_offsets()) == [0.5, 0.75, 1.0]
-    assert left.lines[0].get_xdata() == [0.99, 0.99] and right.get_xlabel() == "features found"
+    assert [line.get_xdata()[0] for line in left.lines] == [0.998, 0.996]
+    assert right.get_xlabel() == "share of features found"
 
 
 def test_losses_are_drawn_at_their_steps(result):
     terms = apd_views.history(result.runs["mlp-1"])
     assert list(terms) == ["faithfulness", "minimality", "simplicity", "hidden"]
-    assert list(apd_views.history(result.runs["tms-5-2"])) == ["faithfulness", "minimality", "simplicity"]
+    assert list(apd_views.history(result.runs["tms-40-10"])) == ["faithfulness", "minimality", "simplicity"]
     figure = figures.plot_losses({"a": {"hidden": torch.tensor([[1.0, 2.0], [3.0, 2.0], [5.0, 9.0]])}}, 100)
     line = figure.axes[0].lines[0]
     assert line.get_xdata().tolist() == [100, 200] and line.get_ydata().tolist() == [3, 2]

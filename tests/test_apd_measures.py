@@ -24,8 +24,13 @@ def test_cosines_and_lengths_by_hand():
     assert found.component.tolist() == [[0, 1]]
     torch.testing.assert_close(found.cosine, torch.tensor([[1.0, 1.0]]))
     torch.testing.assert_close(found.ratio, torch.tensor([[0.5, 1.0]]))
-    assert measures.n_found(found).tolist() == [2] and measures.n_found(found, 0.6).tolist() == [1]
-    assert measures.n_found(found._replace(component=torch.tensor([[1, 1]]))).tolist() == [0]
+    # Paired by how far a row reaches along W's: component 0 with the first feature, 1 with the second.
+    assert measures.n_found(w, p).tolist() == [2]
+    short = torch.stack([0.9 * p[:, 0], p[:, 1]], 1)
+    assert measures.n_found(w, short).tolist() == [1]  # .45 of the length is too short.
+    # A stub with the right direction is not taken for the long row beside it.
+    stub = torch.cat([p, 0.01 * w[:, None]], 1)
+    assert measures.geometry(w, stub).component.tolist() == [[0, 1]] and measures.n_found(w, stub).tolist() == [2]
 
 
 def test_contributions_by_hand():

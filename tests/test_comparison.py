@@ -17,9 +17,15 @@ from l3d_core.baselines.apd_losses import Losses
 from l3d_core.baselines.apd_networks import Factors
 from l3d_core.chapters import comparison, comparison_costs, comparison_measures, comparison_parts, comparison_tables
 from l3d_core.chapters.apd_runs import APDRun
-from l3d_core.chapters.comparison_measures import Sparsity
 from l3d_core.chapters.comparison_parts import Parts
-from l3d_core.chapters.comparison_settings import Compared, ComparisonSettings, shortened
+from l3d_core.chapters.comparison_settings import (
+    Compared,
+    ComparisonSettings,
+    l3d_runs,
+    shortened,
+    subjects,
+    targets_digest,
+)
 from l3d_core.chapters.comparison_subjects import NAMES, kept, subject
 from l3d_core.chapters.comparison_tuning import Candidate, Tried, chosen, tried, tuning_table
 from l3d_core.comparison_experiments import APD_TRIED, L3D_TRIED, SETTINGS, TUNING
@@ -222,10 +228,41 @@ def test_sparsity_of_gradients_against_the_reconstruction(tms):
 
 def test_the_fewest_that_are_enough():
     active = torch.tensor([0.0, 1.0, 2.0, 3.0])
-    assert comparison_measures._sparsity(active, [0.9, 0.3, 0.2, 0.1], 0.2).needed == 2
-    assert math.isnan(comparison_measures._sparsity(active, [0.9, 0.3, 0.3, 0.3], 0.2).needed)
-    short = comparison_measures._sparsity(active, [0.9, 0.1], 0.2)
-    assert short.needed == 1 and short.active.tolist() == [0, 1]
+    assert comparison_measures._sparsity(active, [0.9, 0.3, 0.2, 0.1], 0.2, 0.3).needed == 2
+    assert math.isnan(comparison_measures._sparsity(active, [0.9, 0.3, 0.3, 0.3], 0.2, 0.3).needed)
+    short = comparison_measures._sparsity(active, [0.9, 0.1], 0.2, 0.1)
+    assert short.needed == 1 and short.active.tolist() == [0, 1] and short.at_circuits == 0.1
+
+
+def test_what_is_left_with_one_part_for_a_circuit(tms):
+    parts, x = single_features(tms), tms.draw(200, seed=4)
+    n_active = float(tms.active(x).sum(1).double().mean())
+    g = comparison_measures.gradients(tms, x)
+    slow = reconstruct(g, parts.v_in, parts.v_out, round(n_active * 200), False)
+    found = comparison_measures.gradient_sparsity(parts, g, n_active)
+    assert found.at_circuits == pytest.approx(float(slow.recon_sq), rel=1e-4)
+    # A feature's own row on each sample that has it, the rest of W left out: the error is that of the interference.
+    ran = comparison_measures.output_sparsity(tms, parts, x)
+    scores, y = comparison_parts.attributed(tms, parts.components, x), comparison_measures.run(tms, x)
+    kept = scores >= scores.flatten().sort(descending=True).values[round(n_active * 200) - 1]
+    rows = [parts.rest + parts.components[own].sum(0) - tms.w0 for own in kept]
+    some = torch.cat([comparison_measures.run(tms, x[i, None], row) for i, row in enumerate(rows)])
+    expected = float((some - y).square().mean() / y.var(0, correction=0).mean())
+    assert ran.added.at_circuits == pytest.approx(expected, rel=1e-3)
+
+
+def test_the_whole_outputs_are_easier_than_what_the_layers_add(monkeypatch):
+    one = subject("mlp_1", 0)
+    x = one.draw(30, seed=1)
+    parts = comparison_parts.from_directions(*[drawn(4, one.w0.shape[1])] * 2, one.w0)
+    nothing = parts._replace(rest=torch.zeros_like(one.w0))  # Only the embedded input is left.
+    found = comparison_measures.output_sparsity(one, nothing, x)
+    y = comparison_measures.run(one, x)
+    straight = x @ one.network.embed[0] @ one.network.unembed[0]
+    share = float((y - straight).var(0, correction=0).mean() / y.var(0, correction=0).mean())
+    assert 0.05 < share < 0.5 and math.isnan(found.added.needed)
+    monkeypatch.setattr(comparison_measures, "OUTPUT_ERROR", 1.5 * share * float(found.added.error[0]))
+    assert comparison_measures.output_sparsity(one, nothing, x).needed == 0
 
 
 @pytest.mark.parametrize("name", ["tms_5-2", "tmcs", "mlp_1"])
@@ -235,7 +272,7 @@ def test_outputs_with_some_parts_against_loops(name, monkeypatch):
     parts = comparison_parts.from_directions(*[drawn(n_v, one.w0.shape[1])] * 2, one.w0)
     monkeypatch.setattr(comparison_measures, "OUTPUT_ERROR", 0.0)
     monkeypatch.setattr(comparison_measures, "CHUNK", 5)
-    found = comparison_measures.output_sparsity(one, parts, x)
+    found = comparison_measures.output_sparsity(one, parts, x).added
     scores, y = comparison_parts.attributed(one, parts.components, x), comparison_measures.run(one, x)
     straight = x @ one.network.embed[0] @ one.network.unembed[0] if name == "mlp_1" else torch.zeros_like(y)
     for k, error in list(zip(found.active.tolist(), found.error.tolist(), strict=True))[::6]:
@@ -251,7 +288,7 @@ def test_the_rest_alone_may_be_enough(tms):
     empty = torch.zeros(2, 10)
     parts = Parts(empty, empty, empty, tms.w0, torch.tensor([True, True]))
     found = comparison_measures.output_sparsity(tms, parts, tms.draw(20, seed=0))
-    assert found.needed == 0 and found.active.tolist() == [0]
+    assert found.needed == found.added.needed == 0 and found.added.active.tolist() == [0]
 
 
 def test_selectivity_by_hand(tms):
@@ -263,12 +300,18 @@ def test_selectivity_by_hand(tms):
         without[i] = 0
         change = (torch.relu(x @ without @ without.T + tms.network.b[0]) - y).square().mean(1)
         on = x[:, i] > 0
-        assert float(found[i]) == pytest.approx(float((change[on].mean() / change[~on].mean()).sqrt()), rel=1e-3)
+        expected = float((change[on].mean() / change[~on].mean()).sqrt())
+        assert float(found.samples[i]) == pytest.approx(expected, rel=1e-3)
+        moved = (torch.relu(x @ without @ without.T + tms.network.b[0]) - y).abs().mean(0)
+        others = (moved.sum() - moved[i]) / 4
+        assert float(found.outputs[i]) == pytest.approx(float(moved[i] / others), rel=1e-3)
     steps = comparison_measures.step_selectivity(tms, parts._replace(live=torch.arange(5) < 2), torch.arange(5), x)
-    assert steps.shape == (4,) and (steps > 3).all()
+    assert steps.samples.shape == steps.outputs.shape == (4,) and (steps.samples > 3).all()
     rows = comparison_measures.STEP * tms.w0.norm() * parts.v_out[:2]
     back = comparison_measures.selectivity(tms, -rows, torch.arange(2), x)
-    assert steps[2:].equal(back) and not steps[:2].allclose(back)
+    assert steps.samples[2:].equal(back.samples) and not steps.samples[:2].allclose(back.samples)
+    tmcs = subject("tmcs", 0)
+    assert comparison_measures.selectivity(tmcs, -tmcs.w0, torch.tensor([0]), tmcs.draw(40, seed=0)).outputs.isnan()
 
 
 def test_agreement_is_of_live_directions():
@@ -321,7 +364,8 @@ def test_everything_is_measured_on_kept_targets(result):
             assert result.of(name, method, "gradient_curve_error").shape[0] == n
     again = result.of("tmcs", "APD", "agreement")
     assert again[0].isnan() and 0 < again[1] <= 1 and result.of("tms_5-2", "APD", "agreement").isnan().all()
-    assert (result.of("tmcs", "APD", "held") == 1).all() and (result.of("tmcs", "random", "held") < 0.9).all()
+    # After three steps the components are far from adding up.
+    assert (result.of("tmcs", "APD", "held") < 0.1).all() and (result.of("tmcs", "random", "held") < 0.9).all()
     # Random directions' encoder makes the most of them; no other number of directions rebuilds better than principal.
     assert (result.of("tmcs", "random", "gradient_all") > result.of("tmcs", "principal", "gradient_all")).all()
 
@@ -329,7 +373,46 @@ def test_everything_is_measured_on_kept_targets(result):
 def test_a_second_time_is_from_disk(result, folder, monkeypatch):
     monkeypatch.setattr(comparison, "fit", lambda *_, **__: pytest.fail("decomposed again"))
     again = comparison.compute(tiny(), folder=folder, workers=1)
-    assert all(t.equal(again.measures["tmcs"][key]) or t.isnan().any() for key, t in result.measures["tmcs"].items())
+    for key, t in result.measures["tmcs"].items():
+        torch.testing.assert_close(again.measures["tmcs"][key], t, rtol=0, atol=0, equal_nan=True)
+
+
+def test_decompositions_anew_have_other_inputs_and_seeds():
+    own = tiny().targets["tmcs"]
+    targets = subjects("tmcs", own.seeds)
+    first, anew = (l3d_runs(targets, own, offset)[0] for offset in (0, comparison.AGAIN))
+    assert first.seed == 0 and anew.seed == comparison.AGAIN and not first.inputs.equal(anew.inputs)
+    assert first.inputs.equal(targets[0].draw(own.n_inputs, seed=0)) and first.parameters == ["W_in", "W_out"]
+
+
+def test_results_are_of_these_weights(monkeypatch, tmp_path):
+    before = targets_digest("tmcs", (0, 4), tmp_path)
+    assert before == targets_digest("tmcs", (0, 4), tmp_path) != targets_digest("tmcs", (0,), tmp_path)
+    shipped = toys.shipped("circuit_superposition", 10, 5)
+    other = replace(shipped, weights={**shipped.weights, "b": shipped.weights["b"] + 1e-3})
+    monkeypatch.setattr(toys, "shipped", lambda *_: other)
+    assert targets_digest("tmcs", (0, 4), tmp_path) != before
+
+
+def test_leading_directions_by_random_projections_are_those_of_the_svd(monkeypatch):
+    g = drawn(200, 12) @ torch.diag(0.5 ** torch.arange(12.0)) @ drawn(12, 90, seed=1)
+    exact = comparison_parts.leading(g, 4)
+    monkeypatch.setattr(comparison_parts, "EXACT", 0)
+    before = torch.get_rng_state()
+    near = comparison_parts.leading(g, 4)
+    assert torch.get_rng_state().equal(before) and near.shape == exact.shape
+    torch.testing.assert_close((near @ exact.T).abs(), torch.eye(4), atol=1e-3, rtol=0)
+
+
+def test_the_purest_part_of_overlapping_embeddings():
+    one = subject("mlp_1", 0)
+    assert subject("tmcs", 0).purest == 1 and 0.88 < one.purest < 0.94
+    rows = one.matrices(torch.zeros(1, one.w0.shape[1]))
+    rows["W_in.0"] = rows["W_in.0"].clone()
+    rows["W_in.0"][0, :, 3] = one.network.embed[0, 7]
+    flat = torch.cat([part.flatten(1) for part in rows.values()], 1)
+    found = comparison_measures.found_circuits(one, Parts(flat, flat, flat, one.w0, torch.tensor([True])))
+    assert found.circuit.tolist() == [7] and found.purity == pytest.approx(one.purest, abs=0.03)
 
 
 def test_costs_are_of_one_decomposition_alone(result):
@@ -410,10 +493,16 @@ def test_the_quick_preset_has_the_first_seeds():
 def test_cells_by_hand():
     nan = float("nan")
     assert comparison_tables.cell(torch.tensor([3.0, 1.0, 2.0]), 1) == "2.0 [1.0, 3.0]"
-    assert comparison_tables.cell(torch.tensor([3.0, nan, 2.0]), 1) == "3.0 [2.0, –]"
-    assert comparison_tables.cell(torch.tensor([nan, nan, 2.0, 4.0]), 0) == "– [2, –]"
-    assert comparison_tables.cell(torch.tensor([nan]), 1) == "– [–, –]"
     assert comparison_tables.cell(torch.tensor([1.0, 2.0]), 1) == "1.5 [1.0, 2.0]"
+    # Never reached is above all that is.
+    assert comparison_tables.cell(torch.tensor([3.0, nan, 2.0]), 1, True) == "3.0 [2.0, –]"
+    assert comparison_tables.cell(torch.tensor([nan, nan, 2.0, 4.0]), 0, True) == "– [2, –]"
+    assert comparison_tables.cell(torch.tensor([nan]), 1, True) == "– [–, –]"
+    # What cannot be measured is left out; what is boundless is not.
+    assert comparison_tables.cell(torch.tensor([3.0, nan, 2.0]), 1) == "2.5 [2.0, 3.0]"
+    assert comparison_tables.cell(torch.tensor([nan]), 1) == "" and "∞" in comparison_tables.cell(
+        torch.tensor([math.inf, 1]), 1
+    )
 
 
 def test_tables_have_every_method_on_every_target(result):
@@ -459,4 +548,6 @@ def test_figures_show_every_value(result):
 def test_a_start_of_apd_has_the_size_it_should(tms):
     components = start(tms.network, APD_TMS, [torch.Generator().manual_seed(0)])
     parts = comparison_parts.of_apd(as_apd(tms, components, 5), tms, tms.draw(50, seed=0))
-    assert isinstance(comparison_measures.output_sparsity(tms, parts, tms.draw(50, seed=1)), Sparsity)
+    # Nothing adds up yet, so that nothing runs; the error is what W does to the outputs.
+    found = comparison_measures.output_sparsity(tms, parts, tms.draw(50, seed=1))
+    assert math.isnan(found.needed) and float(found.added.error.min()) > 0.5

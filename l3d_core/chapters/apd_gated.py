@@ -25,8 +25,8 @@ class Gated(NamedTuple):
         target: The network's outputs `[n_functions, n_x]`.
         top_k: With the one component of the largest attribution on each sample `[n_runs, n_functions, n_x]`.
         errors: Mean squared error of these over the variance of the target's `[n_runs, n_functions]`.
-        shares: Of each component's squared weights, on the target's weights for each function, and last on weights
-            that are zero in the target `[n_runs, n_components, n_functions + 1]`.
+        shares: Of each component's squared weights, kinds alike, on the target's weights for each function, and last
+            on weights that are zero in the target `[n_runs, n_components, n_functions + 1]`.
     """
 
     x: Tensor
@@ -66,12 +66,26 @@ def function_weights(functions: GatedFunctions) -> dict[str, Tensor]:
 
 
 def shares(one: Decomposed, functions: GatedFunctions) -> Tensor:
-    """Returns how each component's squared weights are shared among functions, see `Gated.shares`."""
-    n, of = len(functions.coefficients), function_weights(functions)
-    squares = {name: own.each().square() for name, own in one.apd.components.items()}
+    """Returns how each component's squared weights are shared among functions, see `Gated.shares`.
+
+    Weights that read x, that read bits and that write count alike: each kind's squares are divided by what the target
+    has of it. Else the bits' weights of 10 would be all that counts.
+    """
+    n, of, target = len(functions.coefficients), function_weights(functions), functions.network.weights
+    kinds = {m: _kinds(m, w[0].shape) for m, w in target.items()}
+    mass = torch.stack([sum(w[0].square()[kinds[m] == kind].sum() for m, w in target.items()) for kind in range(3)])
+    squares = {m: own.each().square() / mass[kinds[m]] for m, own in one.apd.components.items()}
     parts = [sum((squares[m] * (of[m] == i)).sum((-2, -1)) for m in of) for i in (*range(n), -1)]
     found = torch.stack(parts, -1)
     return found / found.sum(-1, keepdim=True).clamp_min(torch.finfo(found.dtype).tiny)
+
+
+def _kinds(name: str, shape: torch.Size) -> Tensor:
+    """Returns of what kind the weights of a matrix are: 0 if they read x, 1 if anything else, 2 if they write."""
+    kinds = torch.full(shape, 2 if name.startswith("W_out") else 1)
+    if name.startswith("W_in"):
+        kinds[0] = 0
+    return kinds
 
 
 def purity(found: Gated) -> Tensor:

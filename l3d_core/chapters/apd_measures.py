@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, one_hot
 
@@ -17,6 +18,8 @@ from ..l3d import batch_top_k
 CHUNK = 500
 # A component serves a feature if one of its neurons contributes as much (the authors' code).
 SERVES = 0.04
+# Least cosine and ratio of lengths of a feature that is found.
+FOUND = (0.9, 0.5)
 
 
 class Geometry(NamedTuple):
@@ -45,10 +48,23 @@ def geometry(w: Tensor, components: Tensor) -> Geometry:
     return Geometry(component, cosine, lengths / w.norm(dim=-1))
 
 
-def n_found(geometry: Geometry, least: float = 0.5) -> Tensor:
-    """Returns how many features have a component of their own, with a row at least half as long as W's, `[n_runs]`."""
-    shared = (geometry.component[:, :, None] == geometry.component[:, None]).sum(2) > 1
-    return (~shared & (geometry.ratio >= least)).sum(1)
+def n_found(w: Tensor, components: Tensor) -> Tensor:
+    """Returns how many features have a component of their own, `[n_runs]`.
+
+    Components and features are paired one to one with the largest total of how far a feature's row in the component
+    reaches along W's; a feature is found if the row in its component points along W's and is long enough, see `FOUND`.
+    The component with the largest cosine, which MMCS is of, may be a stub.
+
+    Args:
+        w: `[n_runs, n_features, n_hidden]`.
+        components: P_c `[n_runs, n_components, n_features, n_hidden]`.
+    """
+    cosine, found = cosine_similarity(components, w[:, None], dim=-1), []
+    ratio = components.norm(dim=-1) / w.norm(dim=-1)[:, None]
+    for own, length in zip(cosine, ratio, strict=True):
+        at = linear_sum_assignment((own * length).cpu().numpy(), maximize=True)
+        found.append(int(((own[at] >= FOUND[0]) & (length[at] >= FOUND[1])).sum()))
+    return torch.tensor(found)
 
 
 def contributions(network: ResidualMLP, weights: dict[str, Tensor]) -> Tensor:

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from ..apd_targets import GatedFunctions, gated_functions
 from .apd_chapter import APDSettings, jobs
 from .apd_gated import Gated, best, gated, one_each, purity
-from .apd_measures import FeatureErrors, feature_components, feature_errors, n_own
+from .apd_measures import SERVES, FeatureErrors, contributions, feature_components, feature_errors, n_own
 from .apd_runs import GATED_SEED, Decomposed
-from .apd_tables import Residual, Superposed, held_out, residual, superposed
+from .apd_tables import N_SCRUBBED, Residual, Superposed, held_out, residual, superposed
 from .statistics import settings_digest, spread_text
 
 # Which run stands for the paper's text and which for the files of its authors' code, by what the claims call it.
@@ -84,10 +83,9 @@ def n_bad(found: FeatureErrors) -> tuple[Tensor, Tensor]:
 
 
 def n_shared(one: Decomposed) -> Tensor:
-    """Returns how many components are those of several features, `[n_runs]`."""
-    component = feature_components(one.network, one.apd, one.network.embed.shape[1])
-    counts = torch.stack([own.bincount(minlength=one.apd.config.n_components) for own in component])
-    return (counts > 1).sum(1)
+    """Returns how many components serve several features, by the largest contribution of a neuron, `[n_runs]`."""
+    each = contributions(one.network, {name: own.each() for name, own in one.apd.components.items()})
+    return ((each.amax(-1) >= SERVES).sum(-1) > 1).sum(1)
 
 
 def claims(result: APDResult) -> dict[str, dict[str, list]]:
@@ -97,10 +95,7 @@ def claims(result: APDResult) -> dict[str, dict[str, list]]:
         for key, field in (("mmcs", "mmcs"), ("ml2r", "ml2r")):
             values = {variant: getattr(result.superposed[name], field) for variant, name in names.items()}
             found[f"apd-{key}-{size}"] = {v: [round(float(x), 6) for x in each] for v, each in values.items()}
-        found[f"apd-found-{size}"] = {
-            v: (result.superposed[name].found == result.runs[name].network.w.shape[1]).tolist()
-            for v, name in names.items()
-        }
+        found[f"apd-found-{size}"] = {v: (result.superposed[name].share == 1).tolist() for v, name in names.items()}
     found["apd-sum"] = {"text": [
         bool(error < SUM_ERROR) for names in SUPERPOSED.values() for error in result.superposed[names["text"]].sum_error
     ]}  # fmt: skip
@@ -112,7 +107,8 @@ def claims(result: APDResult) -> dict[str, dict[str, list]]:
         own, scrubbed = one.own >= LEAST_OWN * n, one.halves.scrubbed.mean(1)
         found[f"apd-own-{name}"] = {"code": own.tolist()}
         found[f"apd-scrubbed-{name}"] = {"code": ((ratio(one) >= least) & (scrubbed < one.monosemantic)).tolist()}
-    found["apd-two-layers"] = {"code": (n_shared(result.runs["mlp-2"]) > n_shared(result.runs["mlp-1"])).tolist()}
+    of_one, of_two = (n_shared(result.runs[name]) for name in ("mlp-1", "mlp-2"))
+    found["apd-two-layers"] = {"code": (of_two > of_one.double().quantile(0.5)).tolist()}
     bad, n = n_bad(result.alone["mlp-1"]), result.runs["mlp-1"].network.embed.shape[1]
     found["apd-split"] = {"code": ((bad[0] >= LEAST_BAD * n) & (bad[1] == 0)).tolist()}
     found["apd-gated"] = {"text": one_each(result.gated).tolist()}
@@ -121,13 +117,14 @@ def claims(result: APDResult) -> dict[str, dict[str, list]]:
 
 def numbers(result: APDResult) -> dict[str, Any]:
     """Returns the numbers of the chapter's prose."""
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"n_scrubbed": f"{N_SCRUBBED:,}"}
     for name, one in result.superposed.items():
-        n = result.runs[name].network.w.shape[1]
         found |= {
-            f"n_{name}": len(one.mmcs), f"mmcs_{name}": spread_text(one.mmcs), f"ml2r_{name}": spread_text(one.ml2r),
+            f"n_{name}": len(one.mmcs),
+            f"made_{name}": len(result.runs[name].losses), f"mmcs_{name}": spread_text(one.mmcs),
+            f"ml2r_{name}": spread_text(one.ml2r),
             f"best_{name}": f"{float(one.mmcs.max()):.3f}", f"found_{name}": spread_text(one.found, 0),
-            f"all_{name}": f"{int((one.found == n).sum())} of {len(one.found)}",
+            f"all_{name}": f"{int((one.share == 1).sum())} of {len(one.found)}",
             f"sum_{name}": f"{float(one.sum_error.max()):.0e}",
         }  # fmt: skip
     for name, one in result.residual.items():
@@ -155,14 +152,15 @@ def rows(result: APDResult) -> list[dict[str, Any]]:
     """Returns one row for each decomposition, for tables of sweeps."""
     found = []
     for name, one in result.runs.items():
-        columns: Mapping[str, Tensor] = {}
+        columns, seeds = {}, one.apd.seeds
         if name in result.superposed:
             columns = result.superposed[name]._asdict()
+            seeds = [one.apd.seeds[i] for i in columns.pop("kept")]
         elif name in result.residual:
             columns = {"own": result.residual[name].own, "ratio": ratio(result.residual[name])}
         else:
             columns = {"error": result.gated.errors.mean(1), "purity": purity(result.gated).mean(1)}
-        for i, seed in enumerate(one.apd.seeds):
+        for i, seed in enumerate(seeds):
             values = {key: round(float(values[i]), 6) for key, values in columns.items()}
             found.append({"variant": name, "seed": seed, **values})
     return found

@@ -29,14 +29,18 @@ TITLES = {
 MLP_TITLES = {
     "mlp-1": "1 layer", "mlp-2": "2 layers", "mlp-1-top-1": "1 layer, top-k 1", "mlp-2-top-1": "2 layers, top-k 1"
 }  # fmt: skip
+# Every row of a target's W has to be as long (the house's rule for superposition).
+LONG = 0.5
 # Samples on which random halves are tried (the authors' figures: 10,000), and the seed of these samples.
 N_SCRUBBED, SEED = 10_000, 0
 
 
 class Superposed(NamedTuple):
-    """How near components of superposition are to single features, by run `[n_runs]`.
+    """How near components of superposition are to single features, by run of a kept target `[n_kept]`.
 
     Attributes:
+        kept: Numbers of the runs: those in whose target every row of W is longer than `LONG`, so that no feature is
+            missing.
         mmcs: Mean over features of the largest cosine (APD Eq. 3).
         ml2r: Mean over features of the ratio of lengths (APD Eq. 4).
         found: Features with a component of their own.
@@ -44,11 +48,17 @@ class Superposed(NamedTuple):
         sum_error: Mean squared difference of the sum of components and W.
     """
 
+    kept: Tensor
     mmcs: Tensor
     ml2r: Tensor
     found: Tensor
     share: Tensor
     sum_error: Tensor
+
+    @property
+    def best(self) -> int:
+        """The number of the run with the most features found, and of those the highest MMCS."""
+        return int(self.kept[(self.found + self.mmcs.clamp(0, 0.999)).argmax()])
 
 
 def superposed(one: Decomposed) -> Superposed:
@@ -57,11 +67,11 @@ def superposed(one: Decomposed) -> Superposed:
     Args:
         one: Decompositions of superposition.
     """
-    w, each = one.network.w, one.apd.components["W"].each()
-    near = geometry(w, each)
-    found = n_found(near)
+    kept = (one.network.w.norm(dim=-1) > LONG).all(1).nonzero().flatten()
+    w, each = one.network.w[kept], one.apd.components["W"].each()[kept]
+    near, found = geometry(w, each), n_found(w, each)
     error = (each.sum(1) - w).square().mean((1, 2))
-    return Superposed(near.cosine.mean(1), near.ratio.mean(1), found, found / w.shape[1], error)
+    return Superposed(kept, near.cosine.mean(1), near.ratio.mean(1), found, found / w.shape[1], error)
 
 
 def superposed_table(found: dict[str, Superposed]) -> pd.DataFrame:

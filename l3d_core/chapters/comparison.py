@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .. import artifacts
 from ..baselines.apd import APD
+from ..measures import agreement as of_directions
 from ..parallel import run_jobs
 from ..training import fit
 from .apd_runs import decomposed, joined
@@ -24,7 +25,7 @@ from .comparison_measures import (
     step_selectivity,
 )
 from .comparison_parts import N_PRINCIPAL, Parts, of_apd, of_l3d, principal, random
-from .comparison_settings import Compared, ComparisonSettings, l3d_runs, subjects
+from .comparison_settings import Compared, ComparisonSettings, l3d_runs, subjects, targets_digest
 from .comparison_settings import jobs as jobs
 from .comparison_subjects import Subject
 from .comparison_tuning import Tried, tried
@@ -34,10 +35,12 @@ METHODS = ("L3D", "APD", "principal", "random")
 # Seeds of what everything is measured on, of the gradients' references there, and what is added to a target's seed
 # to decompose it anew.
 HELD_OUT, REFERENCES, AGAIN = 2**30, 0, 500
+# Samples, as APD was trained on, that tell which of its components are live.
+N_LIVE = 4000
 # Modules whose code results depend on, beside those that all results do.
 CODE = (
     "apd", "apd_losses", "apd_networks", "apd_shipped", "apd_targets", "apd_toys", "apd_training", "comparison",
-    "comparison_measures", "comparison_parts", "comparison_settings", "comparison_subjects", "evaluation",
+    "comparison_measures", "comparison_parts", "comparison_settings", "comparison_subjects", "evaluation", "measures",
     "principal", "random_directions",
 )  # fmt: skip
 
@@ -128,6 +131,7 @@ def compared(
             "apd": [[asdict(run), repr(run.target)] for run in (*own.apd, *own.apd_again)],
         },
         "name": name, "n_held_out": n_held_out, "torch": torch.__version__, "code": artifacts.code_digest(CODE),
+        "target": targets_digest(name, own.seeds, folder),
     }  # fmt: skip
     tensors, _, facts = artifacts.cached(
         folder, f"compared-{name}", key, lambda _: (_measure(name, own, n_held_out, folder, progress), {})
@@ -145,9 +149,10 @@ def _measure(name: str, own: Compared, n_held_out: int, folder: Path, progress: 
     )
     rows = []
     for i, one in enumerate(targets):
-        x = one.draw(n_held_out, seed=HELD_OUT + one.seed)
+        generator = torch.Generator().manual_seed(HELD_OUT + one.seed)
+        x, drawn = one.draw(n_held_out, seed=HELD_OUT + one.seed), one.sample(generator, N_LIVE)
         two_l3d = [of_l3d(each, one) for each in (l3d[i], l3d[len(targets) + i])]
-        two_apd = [_of_seed(apd, one, x, 0), _of_seed(apd_anew, one, x, AGAIN)]
+        two_apd = [_of_seed(apd, one, drawn, 0), _of_seed(apd_anew, one, drawn, AGAIN)]
         rows.append(_of_target(one, own, x, two_l3d, two_apd))
     losses = torch.stack([one.history.first_losses for one in l3d[: len(targets)]])
     seeds = torch.tensor([one.seed for one in targets])
@@ -170,46 +175,47 @@ def _of_target(one: Subject, own: Compared, x: Tensor, l3d: list[Parts], apd: li
         "L3D": l3d, "APD": apd, "principal": [principal(g, n_v, one) for g in seen],
         "random": [random(seen[0], n_v, one, one.seed + offset) for offset in (0, AGAIN)],
     }  # fmt: skip
-    g, found = gradients(one, x, divergence, REFERENCES), {}
+    g, found = {name: gradients(one, x, name, REFERENCES) for name in {"mse", divergence}}, {}
     for method, (first, second) in pairs.items():
         if first is None:
             raise ValueError(f"APD has no decomposition of {one.name} of seed {one.seed}; expected one for each seed.")
-        found |= {f"{method}/{key}": value for key, value in measure(one, first, x, g).items()}
+        found |= {f"{method}/{key}": value for key, value in measure(one, first, x, g["mse"], g[divergence]).items()}
         found[f"{method}/agreement"] = agreement(first, second)
     return found
 
 
-def measure(one: Subject, parts: Parts, x: Tensor, g: Tensor) -> dict[str, Tensor]:
+def measure(one: Subject, parts: Parts, x: Tensor, g: Tensor, g_l3d: Tensor) -> dict[str, Tensor]:
     """Returns the measures of what one method found in one target.
 
     Args:
         one: The target.
         parts: What was found.
         x: Samples to measure on `[n, n_i]`.
-        g: Their gradients `[n, n_w]`.
+        g: Their gradients of the mean squared error `[n, n_w]`.
+        g_l3d: Those of the divergence that L3D decomposed.
     """
-    circuits = found_circuits(one, parts)
-    rebuilt, ran = gradient_sparsity(parts, g), output_sparsity(one, parts, x)
-    steps = step_selectivity(one, parts, circuits.circuit, x)
-    ablations = ablation_selectivity(one, parts, circuits.circuit, x)
+    circuits, n_active = found_circuits(one, parts), float(one.active(x).sum(1).double().mean())
+    rebuilt, ran = gradient_sparsity(parts, g, n_active), output_sparsity(one, parts, x)
+    left = one.w0 - parts.components.sum(0)
     numbers = {
         "covered": circuits.covered, "cosine": circuits.cosine, "purity": circuits.purity,
         "live": int(parts.live.sum()), "parts": len(parts.live), "gradient_active": rebuilt.needed,
-        "gradient_all": float(rebuilt.error[-1]), "output_active": ran.needed,
-        "held": 1 - float(parts.rest.norm() / one.w0.norm()) ** 2, "step": float(steps.nanmedian()),
-        "ablation": float(ablations.nanmedian()),
+        "gradient_circuits": rebuilt.at_circuits, "gradient_all": float(rebuilt.error[-1]),
+        "gradient_own": gradient_sparsity(parts, g_l3d).error[-1], "output_active": ran.needed,
+        "added_active": ran.added.needed, "output_circuits": ran.added.at_circuits,
+        "held": 1 - float(left.norm() / one.w0.norm()) ** 2,
     }  # fmt: skip
+    for name, of in (("step", step_selectivity), ("ablation", ablation_selectivity)):
+        moved = of(one, parts, circuits.circuit, x)
+        numbers |= {name: moved.samples.nanmedian(), f"{name}_outputs": moved.outputs.nanmedian()}
     found = {key: torch.tensor(float(value), dtype=torch.float64) for key, value in numbers.items()}
-    curves = {"gradient": rebuilt, "output": ran}
-    for key, curve in curves.items():
+    for key, curve in {"gradient": rebuilt, "output": ran.added}.items():
         found |= {f"{key}_curve_active": curve.active.double(), f"{key}_curve_error": curve.error}
     return found
 
 
 def agreement(first: Parts, second: Parts | None) -> Tensor:
     """Returns the mean abs(cos) of two decompositions' live directions, matched one to one; NaN without a second."""
-    from ..measures import agreement as of_directions
-
     if second is None:
         return torch.tensor(float("nan"), dtype=torch.float64)
     return of_directions(first.v_out, second.v_out, first.live, second.live).mean.double()

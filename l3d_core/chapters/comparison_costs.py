@@ -7,29 +7,28 @@ import resource
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import artifacts
-from ..baselines.apd import APD
+from ..baselines.apd import APD, APDConfig
 from ..baselines.apd_training import decompose_apd
-from ..baselines.principal import principal_directions
 from ..training import Run, fit
 from .comparison_measures import gradients
-from .comparison_parts import N_PRINCIPAL
+from .comparison_parts import N_PRINCIPAL, leading
+from .comparison_settings import Compared, targets_digest
 from .comparison_subjects import subject
 from .studies import config_facts
 
-if TYPE_CHECKING:
-    from .comparison_settings import Compared
-
 # What measuring depends on; that of the methods themselves is in every digest.
-CODE = ("apd", "apd_losses", "apd_networks", "apd_training", "comparison_costs", "comparison_subjects", "principal")
+CODE = (
+    "apd", "apd_losses", "apd_networks", "apd_training", "comparison_costs", "comparison_measures", "comparison_parts",
+    "comparison_subjects", "principal",
+)  # fmt: skip
 
 
 def costs(name: str, own: Compared, steps: int, folder: Path, apart: bool = True) -> dict[str, Tensor]:
@@ -50,7 +49,7 @@ def costs(name: str, own: Compared, steps: int, folder: Path, apart: bool = True
         "name": name, "seed": own.seeds[0], "steps": steps, "apart": apart, "n_inputs": own.n_inputs,
         "torch": torch.__version__,
         "l3d": [config_facts(own.l3d.config), *own.l3d[1:]], "apd": [asdict(run.config), repr(run.target)],
-        "code": artifacts.code_digest(CODE),
+        "code": artifacts.code_digest(CODE), "target": targets_digest(name, own.seeds[:1], folder),
     }  # fmt: skip
 
     def compute(_: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -95,8 +94,10 @@ def _mib(forget: bool = False) -> float:
     if not status.exists():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Bytes, on a Mac.
     if forget:
-        with suppress(OSError):
+        try:
             Path("/proc/self/clear_refs").write_text("5")
+        except OSError:  # Then the largest size is not that of the work alone.
+            return float("nan")
     [line] = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
     return int(line.split()[1]) / 1024
 
@@ -114,10 +115,11 @@ def _apd(name: str, own: Compared, steps: int) -> tuple[float, float, float]:
     one, config = subject(name, own.seeds[0]), own.apd[0].config
     steps = min(steps, config.steps)
 
-    def some(n: int) -> APD:
-        return decompose_apd(one.network, one.sample, config, [one.seed], max_steps=n)
+    def some(settings: APDConfig, n: int) -> APD:
+        return decompose_apd(one.network, one.sample, settings, [one.seed], max_steps=n)
 
-    seconds, mib, found = _measured(lambda: some(steps), lambda: some(1))
+    small = replace(config, batch_size=16)
+    seconds, mib, found = _measured(lambda: some(config, steps), lambda: some(small, 1))
     numbers = sum(part.numel() for factors in found.components.values() for part in factors)
     return seconds * config.steps / steps, mib, numbers
 
@@ -128,7 +130,7 @@ def _principal(name: str, own: Compared) -> tuple[float, float, float]:
 
     def some(inputs: Tensor) -> Tensor:
         g = gradients(one, inputs, own.l3d.divergence)
-        return principal_directions(g, min(own.l3d.config.n_v, *g.shape)).v_out
+        return leading(g, min(own.l3d.config.n_v, *g.shape))
 
     seconds, mib, v = _measured(lambda: some(x), lambda: some(x[:2]))
     return seconds, mib, float(v.numel())

@@ -13,6 +13,7 @@ from ..divergences import resolve_divergence
 from ..gradients import divergence_gradients
 from ..l3d import batch_top_k
 from ..metrics import match_directions, top_share
+from ..metrics import selectivity as by_output
 from .comparison_parts import Parts, as_factors, attributed
 from .comparison_subjects import Subject
 
@@ -75,10 +76,25 @@ class Sparsity(NamedTuple):
         active: Parts per sample `[n]`, ascending.
         error: What is left with so many `[n]`.
         needed: The fewest with which no more is left than asked for; NaN if none do.
+        at_circuits: What is left with as many as there are active circuits.
     """
 
     active: Tensor
     error: Tensor
+    needed: float
+    at_circuits: float
+
+
+class OutputSparsity(NamedTuple):
+    """The same of outputs.
+
+    Attributes:
+        added: The error over the variance of what the decomposed weights add to the outputs.
+        needed: The fewest parts for an error of the whole outputs' variance; a residual MLP passes its inputs on by
+            itself, so that this is more lenient.
+    """
+
+    added: Sparsity
     needed: float
 
 
@@ -91,36 +107,42 @@ def _numbers(n_v: int, n_s: int) -> Tensor:
     return torch.tensor([*found, float(n_v)])
 
 
-def _sparsity(active: Tensor, errors: list[float], limit: float) -> Sparsity:
+def _sparsity(active: Tensor, errors: list[float], limit: float, at_circuits: float) -> Sparsity:
     error = torch.tensor(errors, dtype=torch.float64)
+    return Sparsity(active[: len(error)], error, _fewest(active, error, limit), at_circuits)
+
+
+def _fewest(active: Tensor, error: Tensor, limit: float) -> float:
     enough = (error <= limit).nonzero()
-    needed = float(active[enough[0, 0]]) if len(enough) else float("nan")
-    return Sparsity(active[: len(error)], error, needed)
+    return float(active[enough[0, 0]]) if len(enough) else float("nan")
 
 
-def gradient_sparsity(parts: Parts, g: Tensor) -> Sparsity:
+def gradient_sparsity(parts: Parts, g: Tensor, n_active: float = 1.0) -> Sparsity:
     """Returns recon_sq of gradients against how many coefficients are kept per sample (batch top-k over all).
 
     Args:
         parts: What was found.
         g: Gradients `[n, n_w]`.
+        n_active: Active circuits per sample.
     """
-    z, onto, gram = g @ parts.v_in.mT, g @ parts.v_out.mT, parts.v_out @ parts.v_out.mT
-    total, active, errors = g.square().sum(), _numbers(len(parts.v_out), len(g)), []
-    for k in active:
-        a = (z * batch_top_k(z, round(float(k) * len(g)))).double()
+    z, onto, gram = g @ parts.v_in.mT, g @ parts.v_out.mT, (parts.v_out @ parts.v_out.mT).double()
+    total = g.square().sum()
+
+    def left(k: float) -> float:
+        a = (z * batch_top_k(z, max(round(k * len(g)), 1))).double()
         # |g - a V|^2 without ever forming a V.
-        left = total - 2 * (a * onto).sum() + ((a @ gram.double()) * a).sum()
-        errors.append(float(left / total))
-    return _sparsity(active, errors, RECON)
+        return float((total - 2 * (a * onto).sum() + ((a @ gram) * a).sum()) / total)
+
+    active = _numbers(len(parts.v_out), len(g))
+    at_circuits = left(min(n_active, len(parts.v_out)))
+    return _sparsity(active, [left(float(k)) for k in active], RECON, at_circuits)
 
 
-def output_sparsity(subject: Subject, parts: Parts, x: Tensor) -> Sparsity:
-    """Returns the outputs' error against how many components run on each sample, over the outputs' variance.
+def output_sparsity(subject: Subject, parts: Parts, x: Tensor) -> OutputSparsity:
+    """Returns the outputs' error against how many components run on each sample.
 
-    The variance is that of what the decomposed weights add to outputs without them: a residual MLP passes its inputs
-    on by itself. Components are chosen by attribution (batch top-k over all samples), the rest is always on. No more
-    components are tried than are needed.
+    Components are chosen by attribution (batch top-k over all samples), the rest is always on. No more components are
+    tried than are needed.
 
     Args:
         subject: The target.
@@ -130,15 +152,22 @@ def output_sparsity(subject: Subject, parts: Parts, x: Tensor) -> Sparsity:
     scores, factors = attributed(subject, parts.components, x), as_factors(subject, parts.components)
     rest = subject.matrices(parts.rest)
     y = run(subject, x)
-    variance = float((y - run(subject, x, -subject.w0)).var(0, correction=0).mean())
+    added = float((y - run(subject, x, -subject.w0)).var(0, correction=0).mean())
+
+    def left(k: float) -> float:
+        count = round(k * len(x))
+        kept = batch_top_k(scores, count) if count else torch.zeros_like(scores, dtype=torch.bool)
+        return float((_run_some(subject, factors, rest, x, kept) - y).square().mean()) / added
+
     active, errors = torch.cat([torch.zeros(1), _numbers(len(parts.components), len(x))]), []
     for k in active:
-        count = round(float(k) * len(x))
-        kept = batch_top_k(scores, count) if count else torch.zeros_like(scores, dtype=torch.bool)
-        errors.append(float((_run_some(subject, factors, rest, x, kept) - y).square().mean()) / variance)
+        errors.append(left(float(k)))
         if errors[-1] <= OUTPUT_ERROR:
             break
-    return _sparsity(active, errors, OUTPUT_ERROR)
+    n_active = float(subject.active(x).sum(1).double().mean())
+    found = _sparsity(active, errors, OUTPUT_ERROR, left(min(n_active, len(scores[0]))))
+    share = added / float(y.var(0, correction=0).mean())
+    return OutputSparsity(found, _fewest(active, found.error * share, OUTPUT_ERROR))
 
 
 def run(subject: Subject, x: Tensor, moved: Tensor | None = None) -> Tensor:
@@ -164,32 +193,45 @@ def _run_some(
     return torch.cat(found)
 
 
-def selectivity(subject: Subject, moves: Tensor, circuit: Tensor, x: Tensor) -> Tensor:
-    """Returns how much more a change of the weights moves the outputs where a circuit is active than elsewhere.
+class Selectivity(NamedTuple):
+    """How much more a change of the weights moves outputs where it should than elsewhere, of several changes `[n]`.
+
+    Attributes:
+        samples: Root mean squared change on samples with the circuit active over that on the others; NaN where it is
+            never active, or nothing moves.
+        outputs: Mean absolute change of the circuit's own output over that of the others, samples all; NaN for targets
+            whose circuits have no output of their own.
+    """
+
+    samples: Tensor
+    outputs: Tensor
+
+
+def selectivity(subject: Subject, moves: Tensor, circuit: Tensor, x: Tensor) -> Selectivity:
+    """Returns how selective changes of the weights are.
 
     Args:
         subject: The target.
         moves: Changes of the weights `[n, n_w]`, all of them tried.
         circuit: The circuit of each `[n]`.
         x: Inputs `[n_s, n_i]`.
-
-    Returns:
-        Ratios of root mean squared changes `[n]`; NaN where a circuit is never active, or nothing moves.
     """
-    y, active, found = run(subject, x), subject.active(x), []
+    y, active, samples, outputs = run(subject, x), subject.active(x), [], []
     for move, own in zip(moves, circuit, strict=True):
-        change = (run(subject, x, move[None]) - y).square().mean(1)
-        on = active[:, own]
-        found.append((change[on].mean() / change[~on].mean()).sqrt())
-    return torch.stack(found)
+        change = run(subject, x, move[None]) - y
+        squares, on = change.square().mean(1), active[:, own]
+        samples.append((squares[on].mean() / squares[~on].mean()).sqrt())
+        whole = by_output(change[None], own[None]).over_mean[0] if subject.own_outputs else change.new_tensor(torch.nan)
+        outputs.append(whole)
+    return Selectivity(torch.stack(samples), torch.stack(outputs))
 
 
-def step_selectivity(subject: Subject, parts: Parts, circuit: Tensor, x: Tensor) -> Tensor:
+def step_selectivity(subject: Subject, parts: Parts, circuit: Tensor, x: Tensor) -> Selectivity:
     """Returns `selectivity` of small steps of one length along live directions, both ways, `[2 n_live]`."""
     steps = STEP * subject.w0.norm() * parts.v_out[parts.live]
     return selectivity(subject, torch.cat([steps, -steps]), circuit[parts.live].repeat(2), x)
 
 
-def ablation_selectivity(subject: Subject, parts: Parts, circuit: Tensor, x: Tensor) -> Tensor:
+def ablation_selectivity(subject: Subject, parts: Parts, circuit: Tensor, x: Tensor) -> Selectivity:
     """Returns `selectivity` of taking live components away, `[n_live]`."""
     return selectivity(subject, -parts.components[parts.live], circuit[parts.live], x)

@@ -19,8 +19,9 @@ from ..baselines.random_directions import random_directions
 from ..training import L3D
 from .comparison_subjects import Subject
 
-# Gradients that principal directions are taken of, at most.
-N_PRINCIPAL = 1000
+# Gradients that principal directions are taken of, at most; more numbers than `EXACT` are decomposed by random
+# projections, as good as exact for the first directions.
+N_PRINCIPAL, EXACT = 4000, 2e7
 
 
 class Parts(NamedTuple):
@@ -72,7 +73,8 @@ def of_apd(apd: APD, subject: Subject, x: Tensor, run: int = 0) -> Parts:
     Args:
         apd: Decompositions.
         subject: The target of one of them.
-        x: Inputs on which a live component is among the largest attributions once `[n, n_i]`.
+        x: Inputs as APD was trained on, those without an active feature too, on which a live component is among the
+            largest attributions once `[n, n_i]`.
         run: Which.
     """
     each = {m: own.each()[run] for m, own in apd.components.items()}
@@ -87,8 +89,17 @@ def of_apd(apd: APD, subject: Subject, x: Tensor, run: int = 0) -> Parts:
 
 def principal(g: Tensor, n_v: int, subject: Subject) -> Parts:
     """Returns the principal directions of gradients `[n, n_w]`, as many as there can be up to n_v."""
-    found = principal_directions(g, min(n_v, *g.shape))
-    return from_directions(*found, subject.w0)
+    v = leading(g, min(n_v, *g.shape))
+    return from_directions(v, v, subject.w0)
+
+
+def leading(g: Tensor, n_v: int) -> Tensor:
+    """Returns the n_v leading right singular vectors of gradients as rows."""
+    if g.numel() <= EXACT:
+        return principal_directions(g, n_v).v_out
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return torch.svd_lowrank(g, q=n_v + 50, niter=4)[2].mT[:n_v].contiguous()
 
 
 def random(g: Tensor, n_v: int, subject: Subject, seed: int) -> Parts:

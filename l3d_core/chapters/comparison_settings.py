@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from ..artifacts import tensor_digest
 from ..training import Run
 from .apd_chapter import APDJob
-from .apd_runs import APDRun
+from .apd_runs import APDRun, to_tensors
 from .comparison_subjects import OF_APD, Subject, kept, subject
 from .comparison_tuning import Candidate
 from .studies import Variant
@@ -75,16 +76,22 @@ def subjects(name: str, seeds: Sequence[int], folder: Path | None = None) -> lis
     return [one for one in (subject(name, seed, folder) for seed in seeds) if kept(one)]
 
 
+def targets_digest(name: str, seeds: Sequence[int], folder: Path) -> str:
+    """Returns a hash of the weights and biases of targets."""
+    each = [to_tensors(subject(name, seed, folder).network) for seed in seeds]
+    return tensor_digest([t for one in each for t in one.values()])
+
+
 def l3d_runs(targets: list[Subject], own: Compared, offset: int = 0) -> list[Run]:
     """Returns L3D's runs on some targets, with the weight matrices that APD decomposes too.
 
     Args:
         targets: The targets.
         own: Gives the settings.
-        offset: Added to the targets' seeds to seed the decompositions.
+        offset: Added to the targets' seeds to seed the decompositions and their inputs.
     """
     return [
-        Run(one.module, one.draw(own.n_inputs, seed=one.seed), own.l3d.config, own.l3d.divergence,
+        Run(one.module, one.draw(own.n_inputs, seed=one.seed + offset), own.l3d.config, own.l3d.divergence,
             seed=one.seed + offset, parameters=one.parameters)
         for one in targets
     ]  # fmt: skip

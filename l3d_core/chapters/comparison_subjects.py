@@ -67,6 +67,19 @@ class Subject:
     """Inputs that belong to one circuit."""
 
     @property
+    def own_outputs(self) -> bool:
+        """Whether each circuit has an output of its own, that of the same number."""
+        return self.name not in ("tmcs", "high_rank")
+
+    @property
+    def purest(self) -> float:
+        """The purity of a part that reads one input as well as can be: below 1 where embeddings overlap."""
+        if not isinstance(self.network, ResidualMLP):
+            return 1.0
+        overlap = (self.network.embed @ self.network.embed.mT)[0]
+        return float((overlap.diagonal().square() / overlap.square().sum(0)).mean())
+
+    @property
     def parameters(self) -> list[str]:
         """Names of the decomposed parameters of the module."""
         return list(self.places)

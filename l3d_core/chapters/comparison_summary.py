@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .comparison import METHODS, Comparison
 from .comparison_settings import jobs
-from .comparison_tables import CHANGES, CIRCUITS, GRADIENTS, OUTPUTS, TITLES, cell, known
+from .comparison_tables import CHANGES, CIRCUITS, GRADIENTS, NEEDED, OUTPUTS, TITLES, cell
 from .comparison_tuning import chosen
 from .statistics import settings_digest
 
@@ -40,8 +40,8 @@ def numbers(result: Comparison) -> dict[str, Any]:
         found[f"n_{name}"] = len(own["seeds"])
         for method in METHODS:
             for key, (_, digits) in NAMED.items():
-                values = known(result.of(name, method, key)) if key == "agreement" else result.of(name, method, key)
-                found[f"{key}_{name}_{method}"] = cell(values, digits) if len(values) else "not run"
+                values = result.of(name, method, key)
+                found[f"{key}_{name}_{method}"] = cell(values, digits, key in NEEDED) or "not run"
         spent = result.costs[name]
         found |= {
             f"seconds_{name}_{method}": f"{float(spent[f'{method}/seconds']):.3g}" for method in METHODS[:3]

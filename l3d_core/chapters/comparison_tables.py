@@ -18,26 +18,41 @@ TITLES = {
 # Measures by what the tables call them, with decimals.
 CIRCUITS = {"covered": ("covered", 2), "cosine": ("matched |cos|", 3), "purity": ("purity", 2)}
 AGREE = {"agreement": ("agreement of seeds", 2), "live": ("live", 0), "parts": ("of", 0)}
-GRADIENTS = {"gradient_active": ("coefficients for recon_sq 0.2", 2), "gradient_all": ("recon_sq, all kept", 3)}
-OUTPUTS = {"output_active": ("parts for 5 % error", 2), "held": ("weights in the parts", 2)}
-CHANGES = {"step": ("selectivity of steps", 1), "ablation": ("selectivity of ablations", 1)}
-SUMMARY = {
-    "covered": ("covered", 2), "cosine": ("matched |cos|", 2), "gradient_active": ("coefficients", 2),
-    "output_active": ("parts", 2), "ablation": ("selectivity of ablations", 1),
+GRADIENTS = {
+    "gradient_active": ("coefficients for recon_sq 0.2", 2), "gradient_circuits": ("recon_sq, one a circuit", 2),
+    "gradient_all": ("all kept", 3), "gradient_own": ("all kept, L3D's divergence", 3),
 }  # fmt: skip
+OUTPUTS = {
+    "output_active": ("parts for 5 % of the variance", 2), "added_active": ("of what is added", 2),
+    "output_circuits": ("error, one a circuit", 2), "held": ("weights in the parts", 2),
+}  # fmt: skip
+CHANGES = {
+    "step": ("steps, by samples", 1), "ablation": ("ablations, by samples", 1),
+    "step_outputs": ("steps, by outputs", 1), "ablation_outputs": ("ablations, by outputs", 1),
+}  # fmt: skip
+SUMMARY = {
+    "covered": ("covered", 2), "cosine": ("matched |cos|", 2), "gradient_circuits": ("recon_sq", 2),
+    "output_circuits": ("output error", 2), "held": ("held", 2), "ablation": ("selectivity", 1),
+}  # fmt: skip
+# Numbers of parts, of which NaN says that none were enough; any other NaN says that there is nothing to measure.
+NEEDED = ("gradient_active", "output_active", "added_active")
 
 
-def cell(values: Tensor, digits: int) -> str:
-    """Returns 'median [least, most]' of targets; those that reach nothing (NaN) count as above all others, '–'.
+def cell(values: Tensor, digits: int, needed: bool = False) -> str:
+    """Returns 'median [least, most]' of targets.
 
     Args:
-        values: `[n]`.
+        values: `[n]`; NaN is left out, and nothing but NaN gives an empty text.
         digits: Decimals.
+        needed: NaN says that none were enough, and counts as above all numbers, '–'.
     """
-    ordered = sorted(math.inf if math.isnan(v) else v for v in values.tolist())
+    ordered = sorted(math.inf if math.isnan(v) else v for v in (values if needed else known(values)).tolist())
     n = len(ordered)
+    if not n:
+        return ""
     low, high = ordered[(n - 1) // 2], ordered[n // 2]
-    shown = ["–" if math.isinf(v) else f"{v:.{digits}f}" for v in ((low + high) / 2, ordered[0], ordered[-1])]
+    beyond = "–" if needed else "∞"
+    shown = [beyond if math.isinf(v) else f"{v:.{digits}f}" for v in ((low + high) / 2, ordered[0], ordered[-1])]
     return f"{shown[0]} [{shown[1]}, {shown[2]}]"
 
 
@@ -57,11 +72,9 @@ def table(result: Comparison, columns: dict[str, tuple[str, int]]) -> pd.DataFra
     for name in result.measures:
         n = len(result.measures[name]["seeds"])
         for method in METHODS:
-            values = {key: result.of(name, method, key) for key in columns}
-            if "agreement" in values:
-                values["agreement"] = known(values["agreement"])
             rows[f"{TITLES[name]}, n = {n}", method] = {
-                title: cell(values[key], digits) if len(values[key]) else "" for key, (title, digits) in columns.items()
+                title: cell(result.of(name, method, key), digits, key in NEEDED)
+                for key, (title, digits) in columns.items()
             }
     return pd.DataFrame(rows).T.rename_axis(["target", "method"])
 

@@ -14,14 +14,14 @@ from torch import Tensor
 from .. import artifacts
 from ..parallel import run_jobs
 from ..training import Run, fit
-from .apd_runs import APDRun, decomposed
+from .apd_runs import APDRun, decomposed, to_tensors
 from .comparison_measures import found_circuits
 from .comparison_parts import of_apd, of_l3d
 from .comparison_subjects import subject
 from .studies import Variant, config_facts
 
-# Samples on which candidates are judged, and their seed.
-N_JUDGED, JUDGED = 1000, 2**29
+# Samples that tell which components of APD are live, and their seed.
+N_JUDGED, JUDGED = 4000, 2**29
 # Modules whose code results depend on, beside those that all results do.
 CODE = (
     "apd", "apd_losses", "apd_networks", "apd_shipped", "apd_targets", "apd_toys", "apd_training",
@@ -86,6 +86,10 @@ def _tried(name: str, one: Candidate, *, folder: Path, progress: bool = False) -
         "target": one.target, "seeds": list(one.seeds), "n_inputs": one.n_inputs, "torch": torch.__version__,
         "l3d": None if one.l3d is None else [config_facts(one.l3d.config), *one.l3d[1:]],
         "apd": None if one.apd is None else repr(one.apd), "code": artifacts.code_digest(CODE),
+        "weights": [
+            artifacts.tensor_digest(list(to_tensors(subject(one.target, seed, folder).network).values()))
+            for seed in one.seeds
+        ],
     }  # fmt: skip
 
     def compute(_: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -98,7 +102,8 @@ def _tried(name: str, one: Candidate, *, folder: Path, progress: bool = False) -
 def _judged(name: str, one: Candidate, folder: Path, progress: bool) -> dict[str, Tensor]:
     """Returns the two measures over targets."""
     subjects = [subject(one.target, seed, folder) for seed in one.seeds]
-    samples = [each.draw(N_JUDGED, seed=JUDGED + each.seed) for each in subjects]
+    generators = [torch.Generator().manual_seed(JUDGED + each.seed) for each in subjects]
+    samples = [each.sample(generator, N_JUDGED) for each, generator in zip(subjects, generators, strict=True)]
     if one.apd is not None:
         apd = decomposed(f"tried-{name}-apd", one.apd, folder=folder, progress=progress).apd
         parts = [of_apd(apd, each, x, i) for i, (each, x) in enumerate(zip(subjects, samples, strict=True))]

@@ -17,13 +17,13 @@ from .style import GREY, PAPER, SMALL, WIDE, category, panel_grid, style
 TARGET, APD, SCRUBBED, ANTI = "#3b6fb6", "#d9822b", "#7a5aa6", "#2e8b57"
 
 
-def plot_instances(mmcs: Mapping[str, Tensor], found: Mapping[str, Tensor], paper: float) -> Figure:
-    """Returns MMCS and the number of features with a component of their own, a point for each run.
+def plot_instances(mmcs: Mapping[str, Tensor], found: Mapping[str, Tensor], paper: Mapping[str, float]) -> Figure:
+    """Returns MMCS and the share of features with a component of their own, a point for each run.
 
     Args:
         mmcs: `[n_runs]` by name.
-        found: The same of features.
-        paper: MMCS of the paper.
+        found: The same of shares.
+        paper: MMCS of the paper by name.
     """
     with style():
         figure, (left, right) = plt.subplots(1, 2, figsize=(WIDE, 1.2 + 0.55 * len(mmcs)), sharey=True)
@@ -31,9 +31,10 @@ def plot_instances(mmcs: Mapping[str, Tensor], found: Mapping[str, Tensor], pape
             frame = pd.DataFrame([{"run": n, "value": float(x)} for n, of in values.items() for x in of])
             sns.stripplot(frame, x="value", y="run", hue="run", palette="deep", ax=ax, size=6, alpha=0.7, legend=False)
             ax.set_ylabel("")
-        left.axvline(paper, color=PAPER, ls=":", lw=1.6)
-        left.set(xlabel="MMCS; dotted: paper")
-        right.set(xlabel="features found")
+        for row, name in enumerate(mmcs):
+            left.plot([paper[name]] * 2, [row - 0.35, row + 0.35], color=PAPER, lw=1.6)
+        left.set(xlabel="MMCS; bars: paper")
+        right.set(xlabel="share of features found")
     return figure
 
 
