@@ -47,29 +47,54 @@ def _mlp(k: float, revival: float) -> tuple[Variant, int]:
     return Variant(config, "mse"), 10_000
 
 
+def _five(k: float, divergence: str) -> tuple[Variant, int]:
+    """Returns `tuned` of chapter 1, whose networks are untied, with a share of coefficients kept and a divergence."""
+    tuned = SUPERPOSITION_VARIANTS["tuned"]
+    return tuned._replace(config=replace(tuned.config, k_fraction=k), divergence=divergence), 1000
+
+
 _MLPS = {
-    f"{k} kept" + (", revival" if revival else ""): _mlp(k, revival) for k in (1.6, 3.2) for revival in (0.0, 1 / 32)
+    f"{k} kept" + (", revival" if revival else ""): _mlp(k, revival)
+    for k in (1.6, 3.2, 4.8)
+    for revival in (0.0, 1 / 32)
 }
-# L3D on superposition of 40 features and on residual MLPs, which no other chapter decomposes.
+# L3D on targets of the APD paper, which no other chapter decomposes.
 L3D_TRIED: dict[str, dict[str, tuple[Variant, int]]] = {
-    "tms_40-10": {f"{n} inputs, {k} kept": _large(n, k) for n in (1000, 4000) for k in (2.3, 3.5)},
+    "tms_5-2": {f"{d}, k {k}": _five(k, d) for d in ("mse", "half_reference_mse") for k in (0.1, 0.15, 0.2, 0.25)},
+    "tms_40-10": {f"{n} inputs, {k} kept": _large(n, k) for n in (1000, 4000, 16_000) for k in (2.3, 3.5, 5.0)},
     "mlp_1": _MLPS, "mlp_2": _MLPS,
 }  # fmt: skip
-L3D_CHOSEN = {"tms_40-10": "4000 inputs, 3.5 kept", "mlp_1": "3.2 kept, revival", "mlp_2": "3.2 kept, revival"}
+L3D_CHOSEN = {
+    "tms_5-2": "half_reference_mse, k 0.15", "tms_40-10": "4000 inputs, 3.5 kept", "mlp_1": "3.2 kept, revival",
+    "mlp_2": "3.2 kept, revival",
+}  # fmt: skip
 # The other toys as their chapters have them, `tuned`, with the chapters' 1000 inputs.
 L3D_TUNED = {
-    "tms_5-2": SUPERPOSITION_VARIANTS["tuned"], "tmcs": TMCS_VARIANTS["tuned"],
-    "high_rank": HIGH_RANK_VARIANTS["tuned"], "squared": SQUARED_VARIANTS["tuned"],
+    "tmcs": TMCS_VARIANTS["tuned"], "high_rank": HIGH_RANK_VARIANTS["tuned"], "squared": SQUARED_VARIANTS["tuned"]
 }  # fmt: skip
 
-# APD on the toys of L3D: as many components as L3D has subnetworks; simplicity was tried.
+# APD on the toys of L3D: as many components as L3D has subnetworks; what moves the result was tried.
 _APD = {
-    "tmcs": APDConfig(n_components=12, n_terms=5, steps=5000, batch_size=1024, top_k=1.3, warmup=0.05),
-    "high_rank": APDConfig(n_components=10, n_terms=10, steps=5000, batch_size=1024, top_k=1.4, warmup=0.05),
-    "squared": APDConfig(n_components=10, n_terms=5, steps=5000, batch_size=1024, top_k=1.4, warmup=0.05),
+    "tmcs": APDConfig(n_components=12, n_terms=5, steps=5000, batch_size=1024, warmup=0.05),
+    "high_rank": APDConfig(n_components=10, n_terms=10, steps=5000, batch_size=1024, warmup=0.05),
+    "squared": APDConfig(n_components=10, n_terms=5, steps=5000, batch_size=1024, warmup=0.05),
 }
-APD_TRIED = {"tmcs": (3.0, 10.0, 20.0, 30.0), "high_rank": (10.0, 30.0, 60.0), "squared": (0.3, 1.0, 3.0)}
-APD_CHOSEN = {"tmcs": 20.0, "high_rank": 30.0, "squared": 1.0}
+# Simplicity and top-k.
+APD_TRIED = {
+    "tmcs": ((3.0, 1.3), (10.0, 1.3), (20.0, 1.3), (30.0, 1.3), (50.0, 1.3), (20.0, 2.0), (30.0, 2.0)),
+    "high_rank": ((10.0, 1.4), (30.0, 1.4), (60.0, 1.4), (30.0, 2.0)),
+    "squared": ((0.3, 1.4), (1.0, 1.4), (3.0, 1.4), (1.0, 2.0)),
+}
+APD_CHOSEN = {"tmcs": (30.0, 1.3), "high_rank": (30.0, 1.4), "squared": (1.0, 1.4)}
+
+
+def _apd(target: str, both: tuple[float, float]) -> APDConfig:
+    """Returns settings of APD on a toy."""
+    return replace(_APD[target], simplicity=both[0], top_k=both[1])
+
+
+def _label(both: tuple[float, float]) -> str:
+    return f"simplicity {both[0]:g}, top-k {both[1]:g}"
 
 
 def _candidates() -> dict[str, Candidate]:
@@ -80,17 +105,16 @@ def _candidates() -> dict[str, Candidate]:
             one = Candidate(target=target, method="L3D", label=label, seeds=TUNING, l3d=variant, n_inputs=n_inputs)
             found[f"{target}-l3d-{i}"] = one
     for target, values in APD_TRIED.items():
-        for value in values:
-            run = APDRun(target=TOYS[target], config=replace(_APD[target], simplicity=value), seeds=TUNING)
-            label = f"simplicity {value:g}"
-            one = Candidate(target=target, method="APD", label=label, seeds=TUNING, apd=run)
-            found[f"{target}-apd-{value:g}"] = one
+        for both in values:
+            run = APDRun(target=TOYS[target], config=_apd(target, both), seeds=TUNING)
+            one = Candidate(target=target, method="APD", label=_label(both), seeds=TUNING, apd=run)
+            found[f"{target}-apd-{both[0]:g}-{both[1]:g}"] = one
     return found
 
 
 def chosen_labels() -> dict[tuple[str, str], str]:
     """Returns the labels of the candidates that the paper preset has, by target and method."""
-    apd = {(target, "APD"): f"simplicity {value:g}" for target, value in APD_CHOSEN.items()}
+    apd = {(target, "APD"): _label(both) for target, both in APD_CHOSEN.items()}
     return {(target, "L3D"): label for target, label in L3D_CHOSEN.items()} | apd
 
 
@@ -99,7 +123,7 @@ def _on_apd(
     stacks: Iterable[tuple[int, ...]], again: Iterable[tuple[int, ...]],
 ) -> Compared:  # fmt: skip
     """Returns how targets of the APD paper are taken apart, APD with its paper's settings."""
-    variant, n = (L3D_TUNED[name], 1000) if name in L3D_TUNED else L3D_TRIED[name][L3D_CHOSEN[name]]
+    variant, n = L3D_TRIED[name][L3D_CHOSEN[name]]
     return Compared(
         seeds=seeds, l3d=variant, n_inputs=n, stored=stored,
         apd=tuple(APDRun(target=target, config=config, seeds=own) for own in stacks),
@@ -109,7 +133,7 @@ def _on_apd(
 
 def _on_toy(name: str) -> Compared:
     """Returns how a toy of L3D is taken apart."""
-    config = replace(_APD[name], simplicity=APD_CHOSEN[name])
+    config = _apd(name, APD_CHOSEN[name])
     runs = [APDRun(target=TOYS[name], config=config, seeds=KEPT[name], again=again) for again in (0, AGAIN)]
     return Compared(
         seeds=KEPT[name], l3d=L3D_TUNED[name], n_inputs=1000, stored=name, apd=(runs[0],), apd_again=(runs[1],)

@@ -105,7 +105,7 @@ def _judged(name: str, one: Candidate, folder: Path, progress: bool) -> dict[str
     generators = [torch.Generator().manual_seed(JUDGED + each.seed) for each in subjects]
     samples = [each.sample(generator, N_JUDGED) for each, generator in zip(subjects, generators, strict=True)]
     if one.apd is not None:
-        apd = decomposed(f"tried-{name}-apd", one.apd, folder=folder, progress=progress).apd
+        apd = decomposed(f"tried-{one.target}", one.apd, folder=folder, progress=progress).apd
         parts = [of_apd(apd, each, x, i) for i, (each, x) in enumerate(zip(subjects, samples, strict=True))]
     else:
         config, divergence = one.l3d.config, one.l3d.divergence
