@@ -29,8 +29,10 @@ def test_cosines_and_lengths_by_hand():
     short = torch.stack([0.9 * p[:, 0], p[:, 1]], 1)
     assert measures.n_found(w, short).tolist() == [1]  # .45 of the length is too short.
     # A stub with the right direction is not taken for the long row beside it.
-    stub = torch.cat([p, 0.01 * w[:, None]], 1)
-    assert measures.geometry(w, stub).component.tolist() == [[0, 1]] and measures.n_found(w, stub).tolist() == [2]
+    turned = p.clone()
+    turned[0, 0, 0] = torch.tensor([4.0, 3.0])  # As long as (3, 4), with a cosine of 24 / 25.
+    stub = torch.cat([turned, 0.01 * w[:, None]], 1)
+    assert measures.geometry(w, stub).component[0, 0] == 2 and measures.n_found(w, stub).tolist() == [2]
 
 
 def test_contributions_by_hand():
