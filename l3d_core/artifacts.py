@@ -94,6 +94,11 @@ def project_root() -> Path:
     return root
 
 
+def results_folder(folder: str | Path | None) -> Path:
+    """Returns where results lie: the folder given, or `artifacts/` of the project for None."""
+    return project_root() / "artifacts" if folder is None else Path(folder)
+
+
 def config_hash(config: dict[str, Any]) -> str:
     """Returns the first 8 hexadecimal digits of the hash of a JSON-able configuration."""
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:8]

@@ -10,6 +10,7 @@ import torch
 from l3d_core import artifacts, toys, training
 from l3d_core.artifacts import config_hash
 from l3d_core.chapters import studies, toy_chapter
+from l3d_core.chapters.statistics import made_in, seven_digits
 from l3d_core.chapters.studies import Job, Study, Variant, described, first_losses, fit_job, run_studies, study
 from l3d_core.chapters.toy_chapter import Extra, ToySettings, changed
 from l3d_core.chapters.toy_measures import measure_all, measure_directions, measure_numbers
@@ -389,3 +390,12 @@ def test_changed_settings():
         changed(own, n_v=0)
     with pytest.raises(TypeError, match="unexpected keyword"):
         changed(own, colour=1)
+
+
+def test_records_have_seven_digits_and_the_seconds_of_all():
+    assert seven_digits(torch.tensor([[[1 / 3, 2.0]], [[1e-9, 12345678.9]]], dtype=torch.float64)) == [
+        [[0.3333333, 2.0]], [[1e-9, 12345680.0]],
+    ]  # fmt: skip
+    facts = {"torch": "2", "wall_seconds": 9.0, "core_seconds": 3.0}
+    found = made_in(facts, {"a": 1.25, "b": 2.5})
+    assert found == {"torch": "2", "core_seconds": 3.8, "seconds": {"a": 1.25, "b": 2.5}}

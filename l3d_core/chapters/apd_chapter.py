@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -41,7 +41,7 @@ def first_losses(job: APDJob, folder: Path | None = None) -> Tensor:
         job: The stack.
         folder: Where its targets lie or are left; None for `artifacts/` of the project.
     """
-    network, _ = targets(job.run, _folder(folder))
+    network, _ = targets(job.run, artifacts.results_folder(folder))
     return decompose_apd(network, job.run.sample, job.run.config, job.run.drawn, max_steps=FIRST).first_losses
 
 
@@ -63,20 +63,28 @@ def compute(
         FloatingPointError: A loss became NaN or infinite.
     """
     calls = [
-        {"name": name, "run": run, "folder": _folder(folder), "device": device}
+        {"name": name, "run": run, "folder": artifacts.results_folder(folder), "device": device}
         for name, parts in settings.runs.items()
         for run in parts
     ]
-    longest = sorted(calls, key=lambda call: -_work(call["run"]))
-    run_jobs(_make, [{**call, "progress": progress} for call in longest], workers if device == "cpu" else 1)
+    decompose_all(calls, workers, progress)
     found: dict[str, list[Decomposed]] = {}
     for call in calls:
         found.setdefault(call["name"], []).append(decomposed(**call))
     return {name: joined(parts) for name, parts in found.items()}
 
 
-def _folder(folder: str | Path | None) -> Path:
-    return artifacts.project_root() / "artifacts" if folder is None else Path(folder)
+def decompose_all(calls: Sequence[dict[str, Any]], workers: int | None = None, progress: bool = False) -> None:
+    """Makes decompositions, several at once, the longest first, and leaves them on disk; one by one on a GPU.
+
+    Args:
+        calls: Arguments of `decomposed` for each.
+        workers: Processes; None for one per core.
+        progress: Show bars on standard error.
+    """
+    longest = sorted(calls, key=lambda call: -_work(call["run"]))
+    alone = any(call["device"] != "cpu" for call in calls)
+    run_jobs(_make, [{**call, "progress": progress} for call in longest], 1 if alone else workers)
 
 
 def _work(run: APDRun) -> int:

@@ -18,8 +18,19 @@ from ..l3d import batch_top_k
 CHUNK = 500
 # A component serves a feature if one of its neurons contributes as much (the authors' code).
 SERVES = 0.04
+# Every row of W has to be as long (the house's rule for superposition, see `toys.Task.kept`).
+LONG = 0.5
 # Least cosine and ratio of lengths of a feature that is found.
 FOUND = (0.9, 0.5)
+
+
+def whole(w: Tensor) -> Tensor:
+    """Returns whether no feature of superposition is missing, every row being longer than `LONG`, `[n_runs]`.
+
+    Args:
+        w: `[n_runs, n_features, n_hidden]`.
+    """
+    return (w.norm(dim=-1) > LONG).all(1)
 
 
 class Geometry(NamedTuple):

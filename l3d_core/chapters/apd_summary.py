@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from ..apd_targets import GatedFunctions, gated_functions
 from .apd_chapter import APDSettings, jobs
 from .apd_gated import Gated, best, gated, one_each, purity
-from .apd_measures import SERVES, FeatureErrors, contributions, feature_components, feature_errors, n_own
+from .apd_measures import SERVES, FeatureErrors, contributions, feature_errors
 from .apd_runs import GATED_SEED, Decomposed
 from .apd_tables import N_SCRUBBED, Residual, Superposed, held_out, residual, superposed
-from .statistics import settings_digest, spread_text
+from .statistics import made_in, settings_digest, seven_digits, spread_text
 
 # Which run stands for the paper's text and which for the files of its authors' code, by what the claims call it.
 SUPERPOSED = {
@@ -92,8 +93,8 @@ def claims(result: APDResult) -> dict[str, dict[str, list]]:
     """Returns the values of APD's claims, by 'text' and 'code' as far as these were run."""
     found: dict[str, dict[str, list]] = {}
     for size, names in SUPERPOSED.items():
-        for key, field in (("mmcs", "mmcs"), ("ml2r", "ml2r")):
-            values = {variant: getattr(result.superposed[name], field) for variant, name in names.items()}
+        for key in ("mmcs", "ml2r"):
+            values = {variant: getattr(result.superposed[name], key) for variant, name in names.items()}
             found[f"apd-{key}-{size}"] = {v: [round(float(x), 6) for x in each] for v, each in values.items()}
         found[f"apd-found-{size}"] = {v: (result.superposed[name].share == 1).tolist() for v, name in names.items()}
     found["apd-sum"] = {"text": [
@@ -129,9 +130,8 @@ def numbers(result: APDResult) -> dict[str, Any]:
         }  # fmt: skip
     for name, one in result.residual.items():
         bad, run = n_bad(result.alone[name]), result.runs[name]
-        component = feature_components(run.network, run.apd, run.network.embed.shape[1])
         found |= {
-            f"own_{name}": spread_text(n_own(component), 0), f"ratio_{name}": spread_text(ratio(one), 1),
+            f"own_{name}": spread_text(one.own, 0), f"ratio_{name}": spread_text(ratio(one), 1),
             f"shared_{name}": spread_text(n_shared(run), 0), f"mono_{name}": f"{float(one.monosemantic.mean()):.1e}",
             f"bad_single_{name}": spread_text(bad[0], 0), f"bad_batch_{name}": spread_text(bad[1], 0),
             f"loss_{name}": spread_text(run.losses, 5),
@@ -185,17 +185,14 @@ def summarise(result: APDResult, preset: str, values: dict[str, Any]) -> dict[st
         values: Further numbers.
     """
     seconds = {name: round(one.facts["core_seconds"], 1) for name, one in result.runs.items()}
-    first = next(iter(result.runs.values())).facts
-    facts = {name: value for name, value in first.items() if name not in ("wall_seconds", "core_seconds")}
-    total, losses = sum(seconds.values()), {}
-    for name, one in result.runs.items():
-        parts = iter(one.apd.first_losses)
-        for job in (job for job in jobs(result.settings) if job.rsplit(", ", 1)[0] == name):
-            own = [next(parts) for _ in jobs(result.settings)[job].run.seeds]
-            losses[job] = [[[float(f"{x:.7g}") for x in row.tolist()] for row in own]]
+    left = {name: iter(one.apd.first_losses) for name, one in result.runs.items()}
+    losses = {}
+    for job, one in jobs(result.settings).items():
+        rows_of = left[job.rsplit(", ", 1)[0]]
+        losses[job] = [seven_digits(torch.stack([next(rows_of) for _ in one.run.seeds]))]
     return {
         "preset": preset, "settings": settings_digest(result.settings),
-        "numbers": numbers(result) | {"core_minutes": f"{total / 60:.0f}"} | values, "claims": claims(result),
-        "table": rows(result), "first_losses": losses,
-        "provenance": {**facts, "core_seconds": round(total, 1), "seconds": seconds},
+        "numbers": numbers(result) | {"core_minutes": f"{sum(seconds.values()) / 60:.0f}"} | values,
+        "claims": claims(result), "table": rows(result), "first_losses": losses,
+        "provenance": made_in(next(iter(result.runs.values())).facts, seconds),
     }  # fmt: skip

@@ -17,6 +17,7 @@ from .apd_measures import (
     n_found,
     n_own,
     scrubbing,
+    whole,
 )
 from .apd_runs import APDRun, Decomposed
 from .statistics import spread_text
@@ -29,8 +30,6 @@ TITLES = {
 MLP_TITLES = {
     "mlp-1": "1 layer", "mlp-2": "2 layers", "mlp-1-top-1": "1 layer, top-k 1", "mlp-2-top-1": "2 layers, top-k 1"
 }  # fmt: skip
-# Every row of a target's W has to be as long (the house's rule for superposition).
-LONG = 0.5
 # Samples on which random halves are tried (the authors' figures: 10,000), and the seed of these samples.
 N_SCRUBBED, SEED = 10_000, 0
 
@@ -39,8 +38,7 @@ class Superposed(NamedTuple):
     """How near components of superposition are to single features, by run of a kept target `[n_kept]`.
 
     Attributes:
-        kept: Numbers of the runs: those in whose target every row of W is longer than `LONG`, so that no feature is
-            missing.
+        kept: Numbers of the runs: those whose target misses no feature, see `whole`.
         mmcs: Mean over features of the largest cosine (APD Eq. 3).
         ml2r: Mean over features of the ratio of lengths (APD Eq. 4).
         found: Features with a component of their own.
@@ -67,7 +65,7 @@ def superposed(one: Decomposed) -> Superposed:
     Args:
         one: Decompositions of superposition.
     """
-    kept = (one.network.w.norm(dim=-1) > LONG).all(1).nonzero().flatten()
+    kept = whole(one.network.w).nonzero().flatten()
     w, each = one.network.w[kept], one.apd.components["W"].each()[kept]
     near, found = geometry(w, each), n_found(w, each)
     error = (each.sum(1) - w).square().mean((1, 2))

@@ -14,6 +14,8 @@ from ..baselines.apd import APD
 from ..measures import agreement as of_directions
 from ..parallel import run_jobs
 from ..training import fit
+from .apd_chapter import decompose_all
+from .apd_runs import CODE as APD_CODE
 from .apd_runs import decomposed, joined
 from .comparison_costs import costs
 from .comparison_measures import (
@@ -25,9 +27,9 @@ from .comparison_measures import (
     step_selectivity,
 )
 from .comparison_parts import N_PRINCIPAL, Parts, of_apd, of_l3d, principal, random
-from .comparison_settings import Compared, ComparisonSettings, l3d_runs, subjects, targets_digest
+from .comparison_settings import Compared, ComparisonSettings, l3d_runs, subjects
 from .comparison_settings import jobs as jobs
-from .comparison_subjects import Subject
+from .comparison_subjects import Subject, targets_digest
 from .comparison_tuning import Tried, tried
 from .studies import config_facts
 
@@ -39,9 +41,8 @@ HELD_OUT, REFERENCES, AGAIN = 2**30, 0, 500
 N_LIVE = 4000
 # Modules whose code results depend on, beside those that all results do.
 CODE = (
-    "apd", "apd_losses", "apd_networks", "apd_shipped", "apd_targets", "apd_toys", "apd_training", "comparison",
-    "comparison_measures", "comparison_parts", "comparison_settings", "comparison_subjects", "evaluation", "measures",
-    "principal", "random_directions",
+    *APD_CODE, "apd_runs", "apd_shipped", "apd_toys", "comparison", "comparison_measures", "comparison_parts",
+    "comparison_settings", "comparison_subjects", "evaluation", "measures", "principal", "random_directions",
 )  # fmt: skip
 
 
@@ -83,30 +84,26 @@ def compute(
     Raises:
         OSError: A result cannot be written.
     """
-    folder = artifacts.project_root() / "artifacts" if folder is None else Path(folder)
+    folder = artifacts.results_folder(folder)
     done = tried(settings.candidates, folder, workers, progress)
     apd = [
-        {"name": own.stored, "run": run, "folder": folder, "device": device, "progress": progress}
+        {"name": own.stored, "run": run, "folder": folder, "device": device}
         for own in settings.targets.values()
         for run in (*own.apd, *own.apd_again)
     ]
-    run_jobs(_decompose, apd, workers if device == "cpu" else 1)
-    jobs = [
+    decompose_all(apd, workers, progress)
+    calls = [
         {"name": name, "own": own, "n_held_out": settings.n_held_out, "folder": folder}
         for name, own in settings.targets.items()
     ]
-    run_jobs(_compare, [{**job, "progress": progress} for job in jobs[::-1]], workers)
+    run_jobs(_compare, [{**call, "progress": progress} for call in calls[::-1]], workers)
     measures, facts = {}, {}
-    for job in jobs:
-        measures[job["name"]], facts[job["name"]] = compared(**job)
+    for call in calls:
+        measures[call["name"]], facts[call["name"]] = compared(**call)
     spent = {
         name: costs(name, own, settings.cost_steps, folder, settings.apart) for name, own in settings.targets.items()
     }
     return Comparison(settings, measures, spent, done, facts)
-
-
-def _decompose(**call: Any) -> None:  # noqa: ANN401
-    decomposed(**call)
 
 
 def _compare(**call: Any) -> None:  # noqa: ANN401

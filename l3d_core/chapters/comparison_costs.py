@@ -18,16 +18,16 @@ from .. import artifacts
 from ..baselines.apd import APD, APDConfig
 from ..baselines.apd_training import decompose_apd
 from ..training import Run, fit
+from .apd_runs import CODE as APD_CODE
 from .comparison_measures import gradients
 from .comparison_parts import N_PRINCIPAL, leading
-from .comparison_settings import Compared, targets_digest
-from .comparison_subjects import subject
+from .comparison_settings import Compared
+from .comparison_subjects import subject, targets_digest
 from .studies import config_facts
 
 # What measuring depends on; that of the methods themselves is in every digest.
 CODE = (
-    "apd", "apd_losses", "apd_networks", "apd_training", "comparison_costs", "comparison_measures", "comparison_parts",
-    "comparison_subjects", "principal",
+    *APD_CODE, "comparison_costs", "comparison_measures", "comparison_parts", "comparison_subjects", "principal"
 )  # fmt: skip
 
 

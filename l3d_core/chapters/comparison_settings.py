@@ -7,10 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from ..artifacts import tensor_digest
 from ..training import Run
 from .apd_chapter import APDJob
-from .apd_runs import APDRun, to_tensors
+from .apd_runs import APDRun
 from .comparison_subjects import OF_APD, Subject, kept, subject
 from .comparison_tuning import Candidate
 from .studies import Variant
@@ -74,12 +73,6 @@ def jobs(settings: ComparisonSettings) -> dict[str, L3DJob | APDJob]:
 def subjects(name: str, seeds: Sequence[int], folder: Path | None = None) -> list[Subject]:
     """Returns those targets of one kind that do what they are for."""
     return [one for one in (subject(name, seed, folder) for seed in seeds) if kept(one)]
-
-
-def targets_digest(name: str, seeds: Sequence[int], folder: Path) -> str:
-    """Returns a hash of the weights and biases of targets."""
-    each = [to_tensors(subject(name, seed, folder).network) for seed in seeds]
-    return tensor_digest([t for one in each for t in one.values()])
 
 
 def l3d_runs(targets: list[Subject], own: Compared, offset: int = 0) -> list[Run]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,15 +13,14 @@ from .. import artifacts, toys
 from ..apd_shipped import MLP, MLP_2, TMS, TMS_LARGE
 from ..baselines.apd_networks import Network, ResidualMLP, TiedSuperposition
 from ..baselines.apd_training import Sampler
-from .apd_runs import trained
+from .apd_measures import whole
+from .apd_runs import to_tensors, trained
 from .apd_toys import ToyInputs, chain
 
 # Targets of the APD paper by name; the others are toys of L3D.
 OF_APD = {"tms_5-2": TMS, "tms_40-10": TMS_LARGE, "mlp_1": MLP, "mlp_2": MLP_2}
 OF_L3D = {"tmcs": ("circuit_superposition", 10, 5), "high_rank": ("high_rank", 30, 10), "squared": ("squared", 5, 10)}
 NAMES = ("tms_5-2", "tms_40-10", "tmcs", "high_rank", "squared", "mlp_1", "mlp_2")
-# Every row of W of superposition has to be as long, in either method's targets.
-LONG = 0.5
 
 
 class ResidualModule(nn.Module):
@@ -146,8 +145,7 @@ def subject(name: str, seed: int, folder: Path | None = None) -> Subject:
     """
     if name in OF_APD:
         config = OF_APD[name]
-        folder = artifacts.project_root() / "artifacts" if folder is None else folder
-        network, _ = trained(config, [seed], folder)
+        network, _ = trained(config, [seed], artifacts.results_folder(folder))
         if isinstance(network, TiedSuperposition):
             module, places = toys.Superposition(network.w[0], network.b[0], tied=True), {"W_in": ("W", False)}
         else:
@@ -165,4 +163,10 @@ def kept(one: Subject) -> bool:
     """Returns whether a target does what it is for, judged on the target alone: the house's rule for each toy."""
     if one.name in OF_L3D:
         return toys.shipped(*OF_L3D[one.name]).task(one.seed).kept
-    return not isinstance(one.network, TiedSuperposition) or bool((one.network.w.norm(dim=-1) > LONG).all())
+    return not isinstance(one.network, TiedSuperposition) or bool(whole(one.network.w))
+
+
+def targets_digest(name: str, seeds: Sequence[int], folder: Path) -> str:
+    """Returns a hash of the weights and biases of targets."""
+    each = [to_tensors(subject(name, seed, folder).network) for seed in seeds]
+    return artifacts.tensor_digest([t for one in each for t in one.values()])

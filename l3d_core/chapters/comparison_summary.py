@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pandas as pd
-from torch import Tensor
 
 from .comparison import METHODS, Comparison
 from .comparison_settings import jobs
-from .comparison_tables import CHANGES, CIRCUITS, GRADIENTS, NEEDED, OUTPUTS, TITLES, cell
+from .comparison_tables import CHANGES, CIRCUITS, GRADIENTS, NEEDED, OUTPUTS, TITLES, cell, ratios
 from .comparison_tuning import chosen
-from .statistics import settings_digest
+from .statistics import made_in, settings_digest, seven_digits
 
 # Measures with a number of their own in the text.
 NAMED = CIRCUITS | GRADIENTS | OUTPUTS | CHANGES | {"agreement": ("", 2), "live": ("", 0)}
@@ -46,7 +45,7 @@ def numbers(result: Comparison) -> dict[str, Any]:
         found |= {
             f"seconds_{name}_{method}": f"{float(spent[f'{method}/seconds']):.3g}" for method in METHODS[:3]
         }  # fmt: skip
-        found[f"faster_{name}"] = f"{float(spent['APD/seconds'] / spent['L3D/seconds']):.0f}"
+        found[f"faster_{name}"] = f"{ratios(result, 'seconds')[name]:.0f}"
     labels = result.settings.candidates
     for (target, method), name in chosen(labels, result.tried).items():
         found[f"chosen_{target}_{method}"] = labels[name].label
@@ -66,16 +65,12 @@ def rows(result: Comparison) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def _texts(losses: Tensor) -> list[list[list[float]]]:
-    return [[[float(f"{x:.7g}") for x in row] for row in losses.tolist()]]
-
-
 def first_losses(result: Comparison) -> dict[str, list]:
     """Returns the first losses of every stack of `comparison.jobs` to seven digits."""
     found = {}
     for job in jobs(result.settings):
         method, name = job.split(", ")[:2]
-        found[job] = _texts(result.measures[name][f"{method}/first_losses"])
+        found[job] = [seven_digits(result.measures[name][f"{method}/first_losses"])]
     return found
 
 
@@ -88,11 +83,9 @@ def summarise(result: Comparison, preset: str, values: dict[str, Any]) -> dict[s
         values: Further numbers.
     """
     seconds = {name: round(facts["core_seconds"], 1) for name, facts in result.facts.items()}
-    first = next(iter(result.facts.values()))
-    facts = {name: value for name, value in first.items() if name not in ("wall_seconds", "core_seconds")}
     return {
         "preset": preset, "settings": settings_digest(result.settings), "claims": {},
         "numbers": numbers(result) | {"core_minutes": f"{sum(seconds.values()) / 60:.0f}"} | values,
         "table": rows(result), "first_losses": first_losses(result),
-        "provenance": {**facts, "core_seconds": round(sum(seconds.values()), 1), "seconds": seconds},
+        "provenance": made_in(next(iter(result.facts.values())), seconds),
     }  # fmt: skip

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import pandas as pd
-import torch
 from torch import Tensor
 
 from .comparison import METHODS, Comparison
@@ -121,12 +120,3 @@ def curve(result: Comparison, name: str, method: str, kind: str) -> tuple[Tensor
 def ratios(result: Comparison, key: str, over: str = "APD", under: str = "L3D") -> dict[str, float]:
     """Returns how many times a cost of one method is that of another, by target."""
     return {name: float(spent[f"{over}/{key}"] / spent[f"{under}/{key}"]) for name, spent in result.costs.items()}
-
-
-def medians(result: Comparison, key: str) -> dict[str, dict[str, float]]:
-    """Returns the median of a measure over targets by target and method; infinite where most reach nothing."""
-    found = {}
-    for name in result.measures:
-        of = {method: result.of(name, method, key).nan_to_num(torch.inf) for method in METHODS}
-        found[name] = {method: float(values.quantile(0.5, interpolation="higher")) for method, values in of.items()}
-    return found

@@ -14,18 +14,19 @@ from torch import Tensor
 from .. import artifacts
 from ..parallel import run_jobs
 from ..training import Run, fit
-from .apd_runs import APDRun, decomposed, to_tensors
+from .apd_runs import CODE as APD_CODE
+from .apd_runs import APDRun, decomposed
 from .comparison_measures import found_circuits
 from .comparison_parts import of_apd, of_l3d
-from .comparison_subjects import subject
+from .comparison_subjects import subject, targets_digest
 from .studies import Variant, config_facts
 
 # Samples that tell which components of APD are live, and their seed.
 N_JUDGED, JUDGED = 4000, 2**29
 # Modules whose code results depend on, beside those that all results do.
 CODE = (
-    "apd", "apd_losses", "apd_networks", "apd_shipped", "apd_targets", "apd_toys", "apd_training",
-    "comparison_measures", "comparison_parts", "comparison_subjects", "comparison_tuning",
+    *APD_CODE, "apd_shipped", "apd_toys", "comparison_measures", "comparison_parts", "comparison_subjects",
+    "comparison_tuning",
 )  # fmt: skip
 
 
@@ -86,10 +87,7 @@ def _tried(name: str, one: Candidate, *, folder: Path, progress: bool = False) -
         "target": one.target, "seeds": list(one.seeds), "n_inputs": one.n_inputs, "torch": torch.__version__,
         "l3d": None if one.l3d is None else [config_facts(one.l3d.config), *one.l3d[1:]],
         "apd": None if one.apd is None else repr(one.apd), "code": artifacts.code_digest(CODE),
-        "weights": [
-            artifacts.tensor_digest(list(to_tensors(subject(one.target, seed, folder).network).values()))
-            for seed in one.seeds
-        ],
+        "weights": targets_digest(one.target, one.seeds, folder),
     }  # fmt: skip
 
     def compute(_: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

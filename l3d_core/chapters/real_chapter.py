@@ -147,7 +147,7 @@ def compute(
     Raises:
         OSError: The model or the data cannot be had; see `real_models.decomposed`.
     """
-    folder = artifacts.project_root() / "artifacts" if folder is None else folder
+    folder = artifacts.results_folder(folder)
     options = {"folder": folder, "device": device, "workers": workers, "progress": progress}
     done = run(settings.chapter, settings.source, settings.runs, **options)
     candidates = tried(settings, **options)

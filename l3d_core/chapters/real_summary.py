@@ -24,7 +24,7 @@ from .real_tables import (
     spread_circuits,
     z_scores,
 )
-from .statistics import settings_digest, spread, spread_text
+from .statistics import made_in, settings_digest, seven_digits, spread, spread_text
 
 VARIANTS = ("text", "code", "tuned")
 # The epoch at which decompositions of all lengths are compared, and what the paper prints as 0.00.
@@ -165,15 +165,13 @@ def summarise(
     done = {**result.runs, **{f"tried {name}": one for name, one in result.candidates.items()}}
     seconds = {name: one.facts["core_seconds"] for name, one in done.items()}
     seconds["measures"] = result.facts["core_seconds"]
-    facts = {name: value for name, value in result.facts.items() if name not in ("wall_seconds", "core_seconds")}
-    total = sum(seconds.values())
     return {
         "preset": preset, "settings": settings_digest(result.settings),
-        "numbers": numbers(result, labels, common) | {"core_minutes": f"{total / 60:.0f}"} | values,
+        "numbers": numbers(result, labels, common) | {"core_minutes": f"{sum(seconds.values()) / 60:.0f}"} | values,
         "claims": found, "table": table(result),
         "first_losses": {
-            name: [[[float(f"{x:.7g}") for x in one.l3d.history.first_losses.tolist()]]]
+            name: seven_digits(one.l3d.history.first_losses[None, None])
             for name, one in result.runs.items()
         },
-        "provenance": {**facts, "core_seconds": round(total, 1), "seconds": seconds},
+        "provenance": made_in(result.facts, seconds),
     }  # fmt: skip

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,6 +29,22 @@ def spread_text(values: Iterable[float], digits: int = 3) -> str:
 def last_epochs(recon: Tensor) -> Tensor:
     """Returns the mean error over the last 100 epochs (all, if fewer), the last axis averaged away."""
     return recon[..., -100:].mean(-1)
+
+
+def seven_digits(losses: Tensor) -> list:
+    """Returns first losses as a record has them: lists of numbers of seven digits, in the shape of the tensor."""
+    return [float(f"{x:.7g}") for x in losses.tolist()] if losses.ndim == 1 else [seven_digits(part) for part in losses]
+
+
+def made_in(facts: Mapping[str, Any], seconds: Mapping[str, float]) -> dict[str, Any]:
+    """Returns the provenance of a chapter's record.
+
+    Args:
+        facts: Provenance of one of its results.
+        seconds: Core-seconds of all of them, by name.
+    """
+    shared = {name: value for name, value in facts.items() if name not in ("wall_seconds", "core_seconds")}
+    return {**shared, "core_seconds": round(sum(seconds.values()), 1), "seconds": dict(seconds)}
 
 
 def settings_digest(settings: object) -> str:
