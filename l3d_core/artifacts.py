@@ -9,8 +9,10 @@ import platform
 import shutil
 import subprocess
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,8 @@ from torch import Tensor
 
 __version__ = "0.1.0"
 _HERE = Path(__file__).parent
+# Where unfinished work keeps the seconds it took up to its last checkpoint, and how often it looks for a new one.
+_SECONDS, _EVERY = "seconds.json", 2.0
 # Modules that show, list, check or publish results and have no part in computing them, or in some only.
 _BESIDE_RESULTS = (
     "__init__", "__main__", "apd_claims", "apd_experiments", "apd_shipped", "apd_targets", "artifacts", "baselines",
@@ -198,14 +202,54 @@ def cached(
     if not path.exists():
         scratch = path.with_name(path.name + ".unfinished")
         scratch.mkdir(parents=True, exist_ok=True)
-        start, used = time.monotonic(), time.process_time()
-        tensors, metrics = compute(scratch)
-        spent = {"wall_seconds": time.monotonic() - start, "core_seconds": time.process_time() - used}
-        facts = provenance(device) | {name: round(seconds, 1) for name, seconds in spent.items()}
+        with _timed(scratch) as spent:
+            tensors, metrics = compute(scratch)
+        facts = provenance(device) | {name: round(seconds, 1) for name, seconds in spent().items()}
         save_artifact(path, config, tensors, metrics, facts)
         shutil.rmtree(scratch, ignore_errors=True)
     _, tensors, metrics, facts = load_artifact(path)
     return tensors, metrics, facts
+
+
+@contextmanager
+def _timed(scratch: Path) -> Iterator[Callable[[], dict[str, float]]]:
+    """Yields what tells the seconds spent so far, those before an interruption included, up to its last checkpoint.
+
+    While the work goes on, the seconds at its last checkpoint are kept beside it, where a run that is killed leaves
+    them to the one that goes on.
+    """
+    kept, done, start, used = scratch / _SECONDS, threading.Event(), time.monotonic(), time.process_time()
+    before = json.loads(kept.read_text()) if kept.exists() else {"wall_seconds": 0.0, "core_seconds": 0.0}
+
+    def spent() -> dict[str, float]:
+        now = {"wall_seconds": time.monotonic() - start, "core_seconds": time.process_time() - used}
+        return {name: before[name] + seconds for name, seconds in now.items()}
+
+    def keep() -> None:
+        last = _newest(scratch)
+        while not done.wait(_EVERY):
+            if (newest := _newest(scratch)) != last:
+                part, last = kept.with_suffix(".part"), newest
+                part.write_text(json.dumps(spent()))
+                part.replace(kept)
+
+    thread = threading.Thread(target=keep, daemon=True)
+    thread.start()
+    try:
+        yield spent
+    finally:
+        done.set()
+        thread.join()
+
+
+def _newest(scratch: Path) -> float | None:
+    """Returns when the last checkpoint was written, None if there is none."""
+    times = []
+    for path in scratch.rglob("*"):
+        with suppress(FileNotFoundError):  # A checkpoint's temporary file may be gone by now.
+            if path.is_file() and path.stem != Path(_SECONDS).stem:
+                times.append(path.stat().st_mtime)
+    return max(times, default=None)
 
 
 def tensor_digest(tensors: Sequence[Tensor], facts: str = "") -> str:

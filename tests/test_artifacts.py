@@ -2,6 +2,7 @@
 
 import errno
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -264,6 +265,28 @@ def test_cached_goes_on_after_an_interruption(tmp_path):
 
     cached(tmp_path, "sweep", CONFIG, resumed)
     assert list(tmp_path.iterdir()) == [artifact_path(tmp_path, "sweep", CONFIG)]
+
+
+def test_seconds_before_an_interruption_count_as_far_as_the_last_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setattr(artifacts, "_EVERY", 0.01)
+
+    def interrupted(scratch, saves=True):
+        time.sleep(0.4)
+        if saves:
+            (scratch / "state").write_text("half way")
+        time.sleep(1.0)  # The seconds are kept in here; these are lost, as what was done in them.
+        raise KeyboardInterrupt
+
+    def quick(scratch):
+        return TENSORS, METRICS
+
+    with pytest.raises(KeyboardInterrupt):
+        cached(tmp_path, "resumed", CONFIG, interrupted)
+    resumed = cached(tmp_path, "resumed", CONFIG, quick)[2]
+    assert 0.4 <= resumed["wall_seconds"] <= 1.2 and resumed["core_seconds"] < 0.3
+    with pytest.raises(KeyboardInterrupt):
+        cached(tmp_path, "anew", CONFIG, lambda scratch: interrupted(scratch, saves=False))
+    assert cached(tmp_path, "anew", CONFIG, quick)[2]["wall_seconds"] < 0.4
 
 
 def test_cached_keeps_the_scratch_if_the_result_cannot_be_saved(tmp_path, monkeypatch):
