@@ -71,8 +71,13 @@ class Browser:
             self.events.append(answer)
 
     def run(self, script: str) -> Any:
-        """Returns the value of a JavaScript expression, awaited if it is a promise."""
-        answer = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        """Returns the value of a JavaScript expression, awaited if it is a promise; on the page a page leads on to."""
+        try:
+            answer = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        except RuntimeError as error:
+            if "navigated" not in str(error):
+                raise
+            return self.run(script)
         if "exceptionDetails" in answer:
             raise RuntimeError(answer["exceptionDetails"]["exception"].get("description", script))
         return answer["result"].get("value")

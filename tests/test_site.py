@@ -108,6 +108,12 @@ def test_the_first_address_leads_to_the_book(browser):
         assert time.monotonic() < deadline, "the page at the top does not lead on"
 
 
+def test_a_question_cut_off_by_a_new_page_is_asked_again_there(browser):
+    browser.open(HTML / "search.html")
+    lead_on = "(location.href = 'book/index.html', new Promise(() => {}))"
+    assert browser.run(f"location.pathname.endsWith('/book/index.html') ? 'there' : {lead_on}") == "there"
+
+
 def test_search_finds_a_word(browser):
     browser.open(HTML / "search.html")
     browser.run("Search.performSearch('impact')")
