@@ -225,15 +225,14 @@ def _timed(scratch: Path) -> Iterator[Callable[[], dict[str, float]]]:
         now = {"wall_seconds": time.monotonic() - start, "core_seconds": time.process_time() - used}
         return {name: before[name] + seconds for name, seconds in now.items()}
 
-    def keep() -> None:
-        last = _newest(scratch)
+    def keep(last: float | None) -> None:
         while not done.wait(_EVERY):
             if (newest := _newest(scratch)) != last:
                 part, last = kept.with_suffix(".part"), newest
                 part.write_text(json.dumps(spent()))
                 part.replace(kept)
 
-    thread = threading.Thread(target=keep, daemon=True)
+    thread = threading.Thread(target=keep, args=(_newest(scratch),), daemon=True)
     thread.start()
     try:
         yield spent

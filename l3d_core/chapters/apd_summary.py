@@ -121,9 +121,7 @@ def numbers(result: APDResult) -> dict[str, Any]:
     found: dict[str, Any] = {"n_scrubbed": f"{N_SCRUBBED:,}"}
     for name, one in result.superposed.items():
         found |= {
-            f"n_{name}": len(one.mmcs),
-            f"made_{name}": len(result.runs[name].losses), f"mmcs_{name}": spread_text(one.mmcs),
-            f"ml2r_{name}": spread_text(one.ml2r),
+            f"n_{name}": len(one.mmcs), f"mmcs_{name}": spread_text(one.mmcs), f"ml2r_{name}": spread_text(one.ml2r),
             f"best_{name}": f"{float(one.mmcs.max()):.3f}", f"found_{name}": spread_text(one.found, 0),
             f"all_{name}": f"{int((one.share == 1).sum())} of {len(one.found)}",
             f"sum_{name}": f"{float(one.sum_error.max()):.0e}",

@@ -21,12 +21,13 @@ from .comparison_costs import costs
 from .comparison_measures import (
     ablation_selectivity,
     found_circuits,
+    gradient_left,
     gradient_sparsity,
     gradients,
     output_sparsity,
     step_selectivity,
 )
-from .comparison_parts import N_PRINCIPAL, Parts, of_apd, of_l3d, principal, random
+from .comparison_parts import N_LIVE, N_PRINCIPAL, Parts, of_apd, of_l3d, principal, random
 from .comparison_settings import Compared, ComparisonSettings, l3d_runs, subjects
 from .comparison_settings import jobs as jobs
 from .comparison_subjects import Subject, targets_digest
@@ -37,8 +38,6 @@ METHODS = ("L3D", "APD", "principal", "random")
 # Seeds of what everything is measured on, of the gradients' references there, and what is added to a target's seed
 # to decompose it anew.
 HELD_OUT, REFERENCES, AGAIN = 2**30, 0, 500
-# Samples, as APD was trained on, that tell which of its components are live.
-N_LIVE = 4000
 # Modules whose code results depend on, beside those that all results do.
 CODE = (
     *APD_CODE, "apd_runs", "apd_shipped", "apd_toys", "comparison", "comparison_measures", "comparison_parts",
@@ -198,7 +197,7 @@ def measure(one: Subject, parts: Parts, x: Tensor, g: Tensor, g_l3d: Tensor) -> 
         "covered": circuits.covered, "cosine": circuits.cosine, "purity": circuits.purity,
         "live": int(parts.live.sum()), "parts": len(parts.live), "gradient_active": rebuilt.needed,
         "gradient_circuits": rebuilt.at_circuits, "gradient_all": float(rebuilt.error[-1]),
-        "gradient_own": gradient_sparsity(parts, g_l3d).error[-1], "output_active": ran.needed,
+        "gradient_own": gradient_left(parts, g_l3d)(len(parts.v_out)), "output_active": ran.needed,
         "added_active": ran.added.needed, "output_circuits": ran.added.at_circuits,
         "held": 1 - float(left.norm() / one.w0.norm()) ** 2,
     }  # fmt: skip

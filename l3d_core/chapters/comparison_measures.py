@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -117,14 +118,8 @@ def _fewest(active: Tensor, error: Tensor, limit: float) -> float:
     return float(active[enough[0, 0]]) if len(enough) else float("nan")
 
 
-def gradient_sparsity(parts: Parts, g: Tensor, n_active: float = 1.0) -> Sparsity:
-    """Returns recon_sq of gradients against how many coefficients are kept per sample (batch top-k over all).
-
-    Args:
-        parts: What was found.
-        g: Gradients `[n, n_w]`.
-        n_active: Active circuits per sample.
-    """
+def gradient_left(parts: Parts, g: Tensor) -> Callable[[float], float]:
+    """Returns what tells recon_sq of gradients `[n, n_w]` with so many coefficients kept per sample."""
     z, onto, gram = g @ parts.v_in.mT, g @ parts.v_out.mT, (parts.v_out @ parts.v_out.mT).double()
     total = g.square().sum()
 
@@ -133,7 +128,18 @@ def gradient_sparsity(parts: Parts, g: Tensor, n_active: float = 1.0) -> Sparsit
         # |g - a V|^2 without ever forming a V.
         return float((total - 2 * (a * onto).sum() + ((a @ gram) * a).sum()) / total)
 
-    active = _numbers(len(parts.v_out), len(g))
+    return left
+
+
+def gradient_sparsity(parts: Parts, g: Tensor, n_active: float = 1.0) -> Sparsity:
+    """Returns recon_sq of gradients against how many coefficients are kept per sample (batch top-k over all).
+
+    Args:
+        parts: What was found.
+        g: Gradients `[n, n_w]`.
+        n_active: Active circuits per sample.
+    """
+    left, active = gradient_left(parts, g), _numbers(len(parts.v_out), len(g))
     at_circuits = left(min(n_active, len(parts.v_out)))
     return _sparsity(active, [left(float(k)) for k in active], RECON, at_circuits)
 

@@ -22,6 +22,8 @@ from .comparison_subjects import Subject
 # Gradients that principal directions are taken of, at most; more numbers than `EXACT` are decomposed by random
 # projections, as good as exact for the first directions.
 N_PRINCIPAL, EXACT = 4000, 2e7
+# Samples, as APD was trained on, that tell which of its components are live.
+N_LIVE = 4000
 
 
 class Parts(NamedTuple):

@@ -17,12 +17,12 @@ from ..training import Run, fit
 from .apd_runs import CODE as APD_CODE
 from .apd_runs import APDRun, decomposed
 from .comparison_measures import found_circuits
-from .comparison_parts import of_apd, of_l3d
+from .comparison_parts import N_LIVE, of_apd, of_l3d
 from .comparison_subjects import subject, targets_digest
 from .studies import Variant, config_facts
 
-# Samples that tell which components of APD are live, and their seed.
-N_JUDGED, JUDGED = 4000, 2**29
+# Seed of the samples that tell which components of APD are live.
+JUDGED = 2**29
 # Modules whose code results depend on, beside those that all results do.
 CODE = (
     *APD_CODE, "apd_shipped", "apd_toys", "comparison_measures", "comparison_parts", "comparison_subjects",
@@ -101,7 +101,7 @@ def _judged(name: str, one: Candidate, folder: Path, progress: bool) -> dict[str
     """Returns the two measures over targets."""
     subjects = [subject(one.target, seed, folder) for seed in one.seeds]
     generators = [torch.Generator().manual_seed(JUDGED + each.seed) for each in subjects]
-    samples = [each.sample(generator, N_JUDGED) for each, generator in zip(subjects, generators, strict=True)]
+    samples = [each.sample(generator, N_LIVE) for each, generator in zip(subjects, generators, strict=True)]
     if one.apd is not None:
         apd = decomposed(f"tried-{one.target}", one.apd, folder=folder, progress=progress).apd
         parts = [of_apd(apd, each, x, i) for i, (each, x) in enumerate(zip(subjects, samples, strict=True))]
