@@ -101,12 +101,13 @@ class TiedSuperposition(NamedTuple):
 
     def effects(self, x: Tensor, weights: Mapping[str, Tensor], components: Mapping[str, Factors]) -> Tensor:
         """Returns `relu'(y) (x P_c W^T + x W P_c^T)`, see `Network`."""
-        w, own = weights["W"], components["W"]
-        h = x @ w
-        open_ = (h @ w.mT + self.b[:, None] > 0).to(x)
-        back = own.transposed()
-        moved = own.inner(x) @ own.v @ w.mT[:, None] + back.inner(h) @ back.v
-        return moved * open_[:, None]
+        w, p = weights["W"], components["W"].each()
+        open_ = (x @ w @ w.mT + self.b[:, None] > 0).to(x)
+        # Both parts read x, so that they are one matrix for each component: a single product with all of them.
+        both = p @ w.mT[:, None]
+        both = (both + both.mT).movedim(1, 2)
+        moved = (x @ both.flatten(2)).unflatten(-1, both.shape[2:])
+        return (moved * open_[:, :, None]).transpose(1, 2)
 
 
 class Chain(NamedTuple):
