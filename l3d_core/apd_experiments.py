@@ -22,8 +22,8 @@ APD_TMS_LARGE = APDConfig(
 APD_TMS_LARGE_TUNED = replace(APD_TMS_LARGE, simplicity=25.0, p=1.0, lr=0.01)
 # What the files of the authors' code had instead.
 APD_TMS_LARGE_CODE = replace(APD_TMS_LARGE, n_components=40, top_k=2.0, simplicity=15.0)
-# The paper's text has batches of 2048 and 40,000 steps for one layer; the files of its code 256 and 10,000, as here. Both
-# allow 50 rank-one terms a component for one layer and 25 for two; here a fifth, which take a quarter of the time.
+# The paper's text has batches of 2048 and 40,000 steps for one layer; the files of its code 256 and 10,000, as here.
+# Both allow 50 rank-one terms a component for one layer and 25 for two; here a fifth, which take a third of the time.
 APD_MLP = APDConfig(
     n_components=130, n_terms=10, steps=10_000, batch_size=256, top_k=1.28, simplicity=10.0, hidden=1.0,
     unit_norm=True, init_scale=2.0,

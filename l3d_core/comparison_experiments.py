@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import NamedTuple
 
-from .apd_experiments import APD_MLP, APD_MLP_2, APD_TMS, APD_TMS_LARGE
+from .apd_experiments import APD_MLP, APD_MLP_2, APD_TMS, APD_TMS_LARGE, APD_TMS_LARGE_TUNED
 from .apd_shipped import MLP, MLP_2, TMS, TMS_LARGE
 from .apd_targets import TargetTraining
 from .baselines.apd import APDConfig
@@ -18,7 +19,7 @@ from .l3d import L3DConfig
 from .toy_experiments import HIGH_RANK_VARIANTS, SQUARED_VARIANTS, SUPERPOSITION_VARIANTS, TMCS_VARIANTS
 from .toy_training import ToyTraining
 
-# Targets that settings were chosen on, and those that are reported.
+# Targets that settings were chosen on, and those that are reported. What takes long was tried on the first alone.
 TUNING, EIGHT, FIVE, THREE = (1000, 1001), tuple(range(8)), tuple(range(5)), tuple(range(3))
 TOYS = {
     "tmcs": ToyTraining(toy="circuit_superposition", n_features=10, n_hidden=5),
@@ -73,48 +74,78 @@ L3D_TUNED = {
     "tmcs": TMCS_VARIANTS["tuned"], "high_rank": HIGH_RANK_VARIANTS["tuned"], "squared": SQUARED_VARIANTS["tuned"]
 }  # fmt: skip
 
-# APD on the toys of L3D: as many components as L3D has subnetworks; what moves the result was tried.
+# Whose candidates of each method are tried on one target.
+ON_ONE = (("mlp_1", "L3D"), ("mlp_2", "L3D"), ("tms_40-10", "APD"))
+
+
+class Knobs(NamedTuple):
+    """What of APD was tried: what moves the result."""
+
+    simplicity: float
+    top_k: float
+    lr: float = 1e-3
+    p: float = 0.9
+
+    def __str__(self) -> str:
+        return f"simplicity {self.simplicity:g}, top-k {self.top_k:g}, lr {self.lr:g}, p {self.p:g}"
+
+
+# APD on the toys of L3D, with as many components as L3D has subnetworks, and on 40 features with its paper's others.
 _APD = {
+    "tms_40-10": replace(APD_TMS_LARGE, steps=5000),
     "tmcs": APDConfig(n_components=12, n_terms=5, steps=5000, batch_size=1024, warmup=0.05),
     "high_rank": APDConfig(n_components=10, n_terms=10, steps=5000, batch_size=1024, warmup=0.05),
     "squared": APDConfig(n_components=10, n_terms=5, steps=5000, batch_size=1024, warmup=0.05),
 }
-# Simplicity and top-k.
+
+
+def _around(one: Knobs, low: float, high: float) -> tuple[Knobs, ...]:
+    """Returns a candidate with others that differ in one thing or two, two simplicities among them."""
+    changes = ({"lr": 3e-3}, {"lr": 1e-2}, {"p": 1.0}, {"lr": 3e-3, "p": 1.0})
+    first = one._replace(simplicity=low), one, one._replace(simplicity=high), one._replace(top_k=2.0)
+    return *first, *(one._replace(**change) for change in changes)
+
+
 APD_TRIED = {
-    "tmcs": ((3.0, 1.3), (10.0, 1.3), (20.0, 1.3), (30.0, 1.3), (50.0, 1.3), (20.0, 2.0), (30.0, 2.0)),
-    "high_rank": ((10.0, 1.4), (30.0, 1.4), (60.0, 1.4), (30.0, 2.0)),
-    "squared": ((0.3, 1.4), (1.0, 1.4), (3.0, 1.4), (1.0, 2.0)),
-}
-APD_CHOSEN = {"tmcs": (30.0, 1.3), "high_rank": (30.0, 1.4), "squared": (1.0, 1.4)}
+    "tms_40-10": (
+        Knobs(20.0, 1.0), Knobs(20.0, 1.0, lr=3e-3), Knobs(20.0, 1.0, lr=1e-2), Knobs(25.0, 1.0, p=1.0),
+        Knobs(25.0, 1.0, lr=3e-3, p=1.0), Knobs(25.0, 1.0, lr=1e-2, p=1.0), Knobs(40.0, 1.0, lr=1e-2, p=1.0),
+        Knobs(20.0, 1.4, lr=1e-2),
+    ),
+    "tmcs": _around(Knobs(30.0, 1.3), 10.0, 50.0), "high_rank": _around(Knobs(30.0, 1.4), 10.0, 60.0),
+    "squared": _around(Knobs(1.0, 1.4), 0.3, 3.0),
+}  # fmt: skip
+APD_CHOSEN = {
+    "tms_40-10": Knobs(25.0, 1.0, lr=1e-2, p=1.0), "tmcs": Knobs(30.0, 1.3), "high_rank": Knobs(30.0, 1.4),
+    "squared": Knobs(1.0, 1.4),
+}  # fmt: skip
 
 
-def _apd(target: str, both: tuple[float, float]) -> APDConfig:
-    """Returns settings of APD on a toy."""
-    return replace(_APD[target], simplicity=both[0], top_k=both[1])
-
-
-def _label(both: tuple[float, float]) -> str:
-    return f"simplicity {both[0]:g}, top-k {both[1]:g}"
+def _apd(target: str, knobs: Knobs) -> APDConfig:
+    """Returns settings of APD with those tried."""
+    return replace(_APD[target], **knobs._asdict())
 
 
 def _candidates() -> dict[str, Candidate]:
     """Returns all candidates by a name for the disk."""
     found = {}
     for target, tried in L3D_TRIED.items():
+        seeds = TUNING[:1] if (target, "L3D") in ON_ONE else TUNING
         for i, (label, (variant, n_inputs)) in enumerate(tried.items()):
-            one = Candidate(target=target, method="L3D", label=label, seeds=TUNING, l3d=variant, n_inputs=n_inputs)
+            one = Candidate(target=target, method="L3D", label=label, seeds=seeds, l3d=variant, n_inputs=n_inputs)
             found[f"{target}-l3d-{i}"] = one
     for target, values in APD_TRIED.items():
-        for both in values:
-            run = APDRun(target=TOYS[target], config=_apd(target, both), seeds=TUNING)
-            one = Candidate(target=target, method="APD", label=_label(both), seeds=TUNING, apd=run)
-            found[f"{target}-apd-{both[0]:g}-{both[1]:g}"] = one
+        seeds = TUNING[:1] if (target, "APD") in ON_ONE else TUNING
+        for knobs in values:
+            run = APDRun(target=TOYS.get(target, TMS_LARGE), config=_apd(target, knobs), seeds=seeds)
+            one = Candidate(target=target, method="APD", label=str(knobs), seeds=seeds, apd=run)
+            found["-".join([target, "apd", *(f"{number:g}" for number in knobs)])] = one
     return found
 
 
 def chosen_labels() -> dict[tuple[str, str], str]:
     """Returns the labels of the candidates that the paper preset has, by target and method."""
-    apd = {(target, "APD"): _label(both) for target, both in APD_CHOSEN.items()}
+    apd = {(target, "APD"): str(knobs) for target, knobs in APD_CHOSEN.items()}
     return {(target, "L3D"): label for target, label in L3D_CHOSEN.items()} | apd
 
 
@@ -122,7 +153,7 @@ def _on_apd(
     name: str, stored: str, target: TargetTraining, config: APDConfig, seeds: tuple[int, ...],
     stacks: Iterable[tuple[int, ...]], again: Iterable[tuple[int, ...]],
 ) -> Compared:  # fmt: skip
-    """Returns how targets of the APD paper are taken apart, APD with its paper's settings."""
+    """Returns how targets of the APD paper are taken apart; what is not decomposed anew has no `again`."""
     variant, n = L3D_TRIED[name][L3D_CHOSEN[name]]
     return Compared(
         seeds=seeds, l3d=variant, n_inputs=n, stored=stored,
@@ -140,18 +171,16 @@ def _on_toy(name: str) -> Compared:
     )
 
 
-_TWELVE = (tuple(range(12)),)
+_TWELVE, _FIVE, _THREE = (tuple(range(12)),), [(seed,) for seed in FIVE], [(seed,) for seed in THREE]
 _PAPER = ComparisonSettings(
     targets={
         "tms_5-2": _on_apd("tms_5-2", "tms-5-2", TMS, APD_TMS, EIGHT, _TWELVE, _TWELVE),
-        "tms_40-10": _on_apd(
-            "tms_40-10", "tms-40-10", TMS_LARGE, APD_TMS_LARGE, FIVE, [(seed,) for seed in FIVE], [(0,), (1,)]
-        ),
+        "tms_40-10": _on_apd("tms_40-10", "tms-40-10-tuned", TMS_LARGE, APD_TMS_LARGE_TUNED, FIVE, _FIVE, _FIVE[:2]),
         "tmcs": _on_toy("tmcs"),
         "high_rank": _on_toy("high_rank"),
         "squared": _on_toy("squared"),
-        "mlp_1": _on_apd("mlp_1", "mlp-1", MLP, APD_MLP, THREE, [(seed,) for seed in THREE], [(0,)]),
-        "mlp_2": _on_apd("mlp_2", "mlp-2", MLP_2, APD_MLP_2, THREE, [(seed,) for seed in THREE], [(0,)]),
+        "mlp_1": _on_apd("mlp_1", "mlp-1", MLP, APD_MLP, THREE, _THREE, []),
+        "mlp_2": _on_apd("mlp_2", "mlp-2", MLP_2, APD_MLP_2, THREE, _THREE, []),
     },
     candidates=_candidates(),
 )
@@ -171,10 +200,10 @@ def _quick(name: str, own: Compared) -> Compared:
 
 
 def _tried_shortly() -> dict[str, Candidate]:
-    """Returns candidates of the quick preset: those on shipped targets, with few steps."""
+    """Returns candidates of the quick preset: the first two of APD on shipped targets, with few steps."""
     found = {}
-    for name, one in _PAPER.candidates.items():
-        if one.apd is not None:
+    for target in TOYS:
+        for name, one in [(n, c) for n, c in _PAPER.candidates.items() if c.target == target][:2]:
             run = replace(one.apd, config=replace(one.apd.config, steps=10, batch_size=256), seeds=TUNING[:1])
             found[name] = replace(one, apd=run, seeds=TUNING[:1])
     return found

@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 
-from l3d_core import apd_shipped, targets
+from l3d_core import apd_shipped, record, targets
 from l3d_core.apd_claims import CLAIMS
 from l3d_core.apd_experiments import SETTINGS
 from l3d_core.apd_shipped import MLP, SHIPPED, TMS, load_shipped, train_shipped
@@ -181,6 +181,14 @@ def test_predominant_is_the_component_with_the_largest_contribution(result):
     assert first[0].equal(target[0]) and first[1].equal(best[0])
 
 
+def test_what_is_kept_of_large_contributions_by_hand(result, monkeypatch):
+    target = torch.tensor([[[0.2, 0.4], [0.05, 0.5]], [[0.3, 0.0], [-0.9, 0.1]]])
+    best = torch.tensor([[[0.1, 0.3], [0.05, 0.5]], [[0.27, 0.5], [-0.9, 0.1]]])
+    monkeypatch.setattr(apd_views, "predominant", lambda one: (target, best))
+    # Halves, three quarters and all of those above .1, the median; then nine tenths of the one there is.
+    assert apd_views.kept_contributions(result.runs["mlp-1"]).tolist() == pytest.approx([0.75, 0.9])
+
+
 # --- measures and claims ----------------------------------------------------------------------------------------
 
 
@@ -190,6 +198,9 @@ def test_ratios_and_bad_features_by_hand(result):
     target, nothing = torch.tensor([[1.0, 1.0, 2.0]]), torch.zeros(1, 3)
     errors = FeatureErrors(target, torch.tensor([[1.4, 1.6, 3.1]]), torch.tensor([[1.0, 1.6, 2.0]]), nothing, nothing)
     assert [n.tolist() for n in summary.n_bad(errors)] == [[2], [1]]
+    both = errors._replace(single_target=torch.tensor([[1.0, 2.0, 6.0]]), active=torch.tensor([[0.9, 1.0, 1.4]]))
+    # Deviations (-2, -1, 3) and (-.2, -.1, .3) are in proportion.
+    assert summary.against_active(both).tolist() == pytest.approx([1.0])
 
 
 def test_every_claim_has_its_values(result):
@@ -269,13 +280,43 @@ def test_the_record_has_numbers_of_every_run_and_first_losses_of_every_stack(res
     torch.testing.assert_close(stacked, result.runs["tms-40-10"].apd.first_losses[1:], rtol=1e-6, atol=0)
     assert len(found["table"]) == sum(len(one.apd.seeds) for one in result.runs.values())
     assert found["numbers"]["paper_mmcs_5"] == "0.998" and found["provenance"]["seconds"].keys() == result.runs.keys()
+    numbers = found["numbers"]
+    assert numbers["terms_mlp-1"] == numbers["full_terms_mlp-1"] == 10 and numbers["full_terms_mlp-2"] == 5
+    assert numbers["n_tms-40-10-tuned"] == 2 and numbers["features_mlp-2"] == 20
+    assert numbers["response_mlp-1"].endswith("n = 20") and numbers["mono_mlp-1"].endswith("n = 2")
 
 
-def test_tables_name_every_run(result):
-    assert list(apd_tables.superposed_table(result.superposed).index) == list(apd_tables.TITLES.values())
-    assert list(apd_tables.residual_table(result.residual).index) == list(apd_tables.MLP_TITLES.values())
+def test_numbers_of_the_paper(root):
+    found = summary.paper_texts(record.paper_values(root))
+    assert found == {
+        "paper_mmcs_5": "0.998", "paper_ml2r_5": "0.893", "paper_mmcs_40": "0.996", "paper_ml2r_40": "0.935",
+        "paper_ratio_1": "5.1", "paper_ratio_2": "3.9",
+    }  # fmt: skip
+
+
+def test_residual_networks_can_have_all_terms():
+    paper = SETTINGS["07_apd"]["paper"]
+    full = apd_chapter.with_full_ranks(paper).runs
+    terms = {"mlp-1": 50, "mlp-2": 25, "mlp-1-top-1": 50, "mlp-2-top-1": 25}
+    for name, parts in paper.runs.items():
+        n_terms = terms.get(name, parts[0].config.n_terms)
+        assert full[name] == tuple(replace(run, config=replace(run.config, n_terms=n_terms)) for run in parts)
+    # What pages call a fifth of the ranks.
+    assert [5 * paper.runs[name][0].config.n_terms for name in terms] == list(terms.values())
+
+
+def test_tables_name_every_run(result, root):
+    papers = record.paper_values(root)
+    table = apd_tables.superposed_table(result.superposed, papers)
+    assert list(table.index) == [*apd_tables.PAPER_TITLES.values(), *apd_tables.TITLES.values()]
+    assert table["ML2R"].tolist()[:2] == ["0.893", "0.935"] and table["all found"].tolist()[:2] == ["", ""]
+    table = apd_tables.residual_table(result.residual, papers)
+    assert list(table.index) == [*apd_tables.PAPER_MLP_TITLES.values(), *apd_tables.MLP_TITLES.values()]
+    assert table["anti-scrubbed"].tolist()[:2] == ["13.60", "15.50"]
+    assert table["anti-scrubbed / scrubbed"].tolist()[:2] == ["5.1", "3.9"]
     table = apd_tables.settings_table(result.settings, result.runs)
     assert list(table.columns) == [*apd_tables.TITLES.values(), *apd_tables.MLP_TITLES.values(), "gated functions"]
+    assert result.runs.keys() == apd_tables.ALL_TITLES.keys()
     assert table.loc["numbers trained", "5 in 2, at the target"] == 5 * 3 * (5 + 2)
     assert table.loc["target's loss", "gated functions"] == ""
 

@@ -60,10 +60,14 @@ def test_components_of_features_are_those_of_largest_attribution():
     assert measures.n_own(torch.tensor([[0, 1, 1, 2], [3, 3, 3, 3]])).tolist() == [2, 0]
 
 
-def test_outputs_with_some_components_against_loops():
+@pytest.mark.parametrize("few", [0.0, 1.0], ids=["many at once", "each sample's own"])
+@pytest.mark.parametrize("share", [0.5, 0.1])
+def test_outputs_with_some_components_against_loops(monkeypatch, few, share):
+    monkeypatch.setattr(measures, "FEW", few)
     network, x = two_of("residual")
     components = components_of(network)
-    kept = torch.rand(2, 5, 3, generator=torch.Generator().manual_seed(0)) < 0.5
+    kept = torch.rand(2, 5, 3, generator=torch.Generator().manual_seed(0)) < share
+    assert kept.any()
     found = measures.masked_outputs(network, as_apd(components), x, kept)
     for run in range(2):
         ps = slow.matrices(components, run)
@@ -114,11 +118,17 @@ def test_scrubbing_keeps_or_drops_what_serves_the_active_features():
 
 
 def test_one_neuron_for_a_feature_by_hand():
-    # Three features with axes of their own, two neurons: the third feature's relu is missing, its square is 4 on one
-    # of two samples, over three outputs.
-    one = ResidualMLP(torch.eye(3)[None], (torch.zeros(1, 3, 2),), (torch.zeros(1, 2),), (), torch.eye(3)[None])
+    # Three features with axes of their own, two neurons: relu(x_0), written to output 0, and relu(x_1 + x_2), written
+    # by half to output 1 and by a quarter to output 2. A neuron for each of the first two features gives relu(x_0) and
+    # relu(x_1) instead.
+    one = ResidualMLP(
+        torch.eye(3)[None], (torch.tensor([[[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]]),), (torch.zeros(1, 2),),
+        (torch.tensor([[[1.0, 0.0, 0.0], [0.0, 0.5, 0.25]]]),), torch.eye(3)[None],
+    )  # fmt: skip
     x = torch.tensor([[[1.0, -1.0, 2.0], [1.0, 3.0, -2.0]]])
-    assert measures.monosemantic_error(one, x).tolist() == [pytest.approx(4 / 6)]
+    # Targets (2, -.5, 2.25) and (2, 3.5, -1.75) against (2, -1, 2) and (2, 6, -2); the labels have 4 for 2.25.
+    wanted = (0.5**2 + 0.25**2 + 2.5**2 + 0.25**2) / 6
+    assert measures.monosemantic_error(one, x).tolist() == [pytest.approx(wanted)]
 
 
 def test_errors_of_features_alone_against_loops():

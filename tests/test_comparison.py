@@ -1,5 +1,6 @@
 """Methods side by side: one form for what they find, every measure against loops, and the chapter end to end."""
 
+import json
 import math
 import os
 from dataclasses import replace
@@ -15,8 +16,17 @@ from l3d_core.apd_shipped import TMS
 from l3d_core.baselines.apd import APD, APDConfig, start
 from l3d_core.baselines.apd_losses import Losses
 from l3d_core.baselines.apd_networks import Factors
-from l3d_core.chapters import comparison, comparison_costs, comparison_measures, comparison_parts, comparison_tables
-from l3d_core.chapters.apd_runs import APDRun
+from l3d_core.chapters import (
+    comparison,
+    comparison_changes,
+    comparison_costs,
+    comparison_measures,
+    comparison_parts,
+    comparison_summary,
+    comparison_tables,
+    comparison_tuning,
+)
+from l3d_core.chapters.apd_runs import APDRun, decomposed
 from l3d_core.chapters.comparison_parts import Parts
 from l3d_core.chapters.comparison_settings import (
     Compared,
@@ -27,8 +37,9 @@ from l3d_core.chapters.comparison_settings import (
 )
 from l3d_core.chapters.comparison_subjects import NAMES, kept, subject, targets_digest
 from l3d_core.chapters.comparison_tuning import Candidate, Tried, chosen, tried, tuning_table
-from l3d_core.comparison_experiments import APD_TRIED, L3D_TRIED, SETTINGS, TUNING
+from l3d_core.comparison_experiments import APD_TRIED, L3D_TRIED, ON_ONE, SETTINGS, TUNING
 from l3d_core.figures.comparison import plot_curves, plot_measures
+from l3d_core.gradients import divergence_gradients
 from l3d_core.l3d import reconstruct
 from l3d_core.toy_experiments import SUPERPOSITION_VARIANTS, TMCS_VARIANTS
 
@@ -215,12 +226,65 @@ def test_gradients_are_rows_in_the_networks_order():
     assert torch.linalg.matrix_rank(torch.stack([into, last[:, 0]]), rtol=1e-4) == 1 and y.shape == (6, 5)
 
 
+@pytest.mark.parametrize("name", ["squared", "mlp_1"])
+def test_gradients_by_blocks_are_those_of_all_at_once(name, monkeypatch):
+    one = subject(name, 0)
+    x = one.draw(11, seed=0)
+    whole = divergence_gradients(one.module, x, "half_reference_mse", parameters=one.parameters, seed=5)
+    monkeypatch.setattr(comparison_measures, "BLOCK", 4)
+    found = comparison_measures.gradients(one, x, "half_reference_mse", 5)
+    torch.testing.assert_close(found, one.rows(whole), rtol=1e-5, atol=1e-7)
+
+
+def test_the_cosine_that_gradients_reach_by_hand(tms):
+    # Samples 0 and 1 have feature 0 alone, 2 and 3 feature 1 alone, 4 both, which does not count; the others none.
+    x = torch.zeros(5, 5)
+    x[[0, 1, 4], 0], x[[2, 3, 4], 1] = 1.0, 1.0
+    w = torch.nn.functional.normalize(tms.network.w[0], dim=1)
+    g = torch.zeros(5, 5, 2)
+    # Of feature 0 the longer gradient reads feature 0 and, three times as long, feature 2: cosine 1 / sqrt(10).
+    g[0, 0], g[0, 2], g[1, 3] = 2 * w[0], 6 * w[2], w[3]
+    # Of feature 1 both read it, and one of them feature 4 as well: rows (1, 0) and (-1, 1) of w_1 and w_4.
+    g[2, 1], g[3, 1], g[3, 4] = w[1], -w[1], w[4]
+    g[4] = 100.0
+    # Their Gram matrix [[2, -1], [-1, 1]] has the leading eigenvector (1, (1 - sqrt(5)) / 2).
+    second = 1 / math.sqrt(1 + ((1 - math.sqrt(5)) / 2) ** 2)
+    found = comparison_measures.reachable_cosine(tms, g.flatten(1), x)
+    assert found == pytest.approx((1 / math.sqrt(10) + second) / 2, rel=1e-5)
+    assert math.isnan(comparison_measures.reachable_cosine(tms, g[4:].flatten(1), x[4:]))
+
+
+def test_the_cosine_that_gradients_reach_against_loops():
+    one = subject("high_rank", 0)
+    x = one.draw(40, seed=2)
+    g, groups, cosines = comparison_measures.gradients(one, x), (x.view(40, 6, 5) != 0).any(2), []
+    for i in range(6):
+        rows = [g[s] for s in range(40) if groups[s].tolist() == [j == i for j in range(6)]]
+        if rows:
+            v = torch.linalg.svd(torch.stack(rows), full_matrices=False).Vh[0]
+            read, own = one.matrices(v[None])["W.0"][0], torch.zeros(30, 10)
+            own[5 * i : 5 * i + 5] = one.network.w[0][0][5 * i : 5 * i + 5]
+            cosines.append(float((read * own).sum() / (read.norm() * own.norm())))
+    assert len(cosines) > 3
+    expected = sum(map(abs, cosines)) / len(cosines)
+    assert comparison_measures.reachable_cosine(one, g, x) == pytest.approx(expected, rel=1e-4)
+
+
+def test_medians_by_hand():
+    nan, inf = float("nan"), math.inf
+    assert comparison_measures.median(torch.tensor([3.0, nan, 1.0, 2.0])) == 2
+    assert comparison_measures.median(torch.tensor([4.0, 1.0, 2.0, 9.0])) == 3  # Of 1, 2, 4, 9: (2 + 4) / 2.
+    assert comparison_measures.median(torch.tensor([inf, inf, 1.0, inf])) == inf
+    assert math.isnan(comparison_measures.median(torch.tensor([nan])))
+
+
 def test_sparsity_of_gradients_against_the_reconstruction(tms):
     g = comparison_measures.gradients(tms, tms.draw(40, seed=0))
     parts = comparison_parts.random(g, 4, tms, 0)
     found = comparison_measures.gradient_sparsity(parts, g)
-    assert found.active[-1] == 4 and found.active[0] == pytest.approx(0.1)
-    for k, error in zip(found.active.tolist(), found.error.tolist(), strict=True):
+    assert found.active[-1] == 4 and found.active[:2].tolist() == pytest.approx([0, 0.1])
+    assert found.error[0] == 1  # With none kept all is left.
+    for k, error in list(zip(found.active.tolist(), found.error.tolist(), strict=True))[1:]:
         slow = reconstruct(g, parts.v_in, parts.v_out, round(k * 40), False)
         assert error == pytest.approx(float(slow.recon_sq), rel=1e-4)
 
@@ -292,7 +356,7 @@ def test_the_rest_alone_may_be_enough(tms):
 
 def test_selectivity_by_hand(tms):
     parts, x = single_features(tms), tms.draw(300, seed=0)
-    found = comparison_measures.ablation_selectivity(tms, parts, torch.arange(5), x)
+    found = comparison_changes.ablation_selectivity(tms, parts, torch.arange(5), x)
     y, w = comparison_measures.run(tms, x), tms.network.w[0]
     for i in range(5):
         without = w.clone()
@@ -304,13 +368,13 @@ def test_selectivity_by_hand(tms):
         moved = (torch.relu(x @ without @ without.T + tms.network.b[0]) - y).abs().mean(0)
         others = (moved.sum() - moved[i]) / 4
         assert float(found.outputs[i]) == pytest.approx(float(moved[i] / others), rel=1e-3)
-    steps = comparison_measures.step_selectivity(tms, parts._replace(live=torch.arange(5) < 2), torch.arange(5), x)
+    steps = comparison_changes.step_selectivity(tms, parts._replace(live=torch.arange(5) < 2), torch.arange(5), x)
     assert steps.samples.shape == steps.outputs.shape == (4,) and (steps.samples > 3).all()
-    rows = comparison_measures.STEP * tms.w0.norm() * parts.v_out[:2]
-    back = comparison_measures.selectivity(tms, -rows, torch.arange(2), x)
+    rows = comparison_changes.STEP * tms.w0.norm() * parts.v_out[:2]
+    back = comparison_changes.selectivity(tms, -rows, torch.arange(2), x)
     assert steps.samples[2:].equal(back.samples) and not steps.samples[:2].allclose(back.samples)
     tmcs = subject("tmcs", 0)
-    assert comparison_measures.selectivity(tmcs, -tmcs.w0, torch.tensor([0]), tmcs.draw(40, seed=0)).outputs.isnan()
+    assert comparison_changes.selectivity(tmcs, -tmcs.w0, torch.tensor([0]), tmcs.draw(40, seed=0)).outputs.isnan()
 
 
 def test_agreement_is_of_live_directions():
@@ -318,6 +382,11 @@ def test_agreement_is_of_live_directions():
     b = a._replace(v_out=torch.tensor([[0.0, -2, 0], [3, 0, 0], [0, 0, 1]]))
     assert float(comparison.agreement(a, b)) == pytest.approx(1)
     assert math.isnan(comparison.agreement(a, None))
+    # Three live parts against two: matches of 1 and 1, the third has no partner and counts 0; either way round.
+    more = b._replace(live=torch.tensor([True, True, True]))
+    assert float(comparison.agreement(a, more)) == float(comparison.agreement(more, a)) == pytest.approx(2 / 3)
+    nothing = a._replace(live=torch.tensor([False, False, False]))
+    assert float(comparison.agreement(a, nothing)) == float(comparison.agreement(nothing, nothing)) == 0
 
 
 # --- the chapter ------------------------------------------------------------------------------------------------
@@ -361,12 +430,31 @@ def test_everything_is_measured_on_kept_targets(result):
             assert result.of(name, method, "covered").shape == (n,)
             assert 0 <= float(result.of(name, method, "purity").min()) <= 1
             assert result.of(name, method, "gradient_curve_error").shape[0] == n
+            assert result.of(name, method, "output_rest").equal(result.of(name, method, "output_curve_error")[:, 0])
+            assert (result.of(name, method, "output_curve_active")[:, 0] == 0).all()
+    assert all(own["cosine_reachable"].shape == own["seeds"].shape for own in result.measures.values())
     again = result.of("tmcs", "APD", "agreement")
     assert again[0].isnan() and 0 < again[1] <= 1 and result.of("tms_5-2", "APD", "agreement").isnan().all()
     # After three steps the components are far from adding up.
     assert (result.of("tmcs", "APD", "held") < 0.1).all() and (result.of("tmcs", "random", "held") < 0.9).all()
     # Random directions' encoder makes the most of them; no other number of directions rebuilds better than principal.
     assert (result.of("tmcs", "random", "gradient_all") > result.of("tmcs", "principal", "gradient_all")).all()
+
+
+def test_principal_directions_are_of_as_many_gradients_as_l3d_has_inputs(result):
+    own, [seed] = tiny().targets["tms_5-2"], result.measures["tms_5-2"]["seeds"].tolist()
+    one = subject("tms_5-2", seed)
+    x = one.draw(own.n_inputs, seed=seed)
+    g = comparison_measures.gradients(one, x, own.l3d.divergence)
+    parts, cosine = comparison._of_gradients(one, own, 0)
+    assert parts.v_out.equal(comparison_parts.principal(g, own.l3d.config.n_v, one).v_out)
+    assert cosine == pytest.approx(comparison_measures.reachable_cosine(one, g, x))
+    assert float(result.measures["tms_5-2"]["cosine_reachable"]) == pytest.approx(cosine)
+    # Anew other inputs and other references are drawn.
+    x = one.draw(own.n_inputs, seed=seed + comparison.AGAIN)
+    g = comparison_measures.gradients(one, x, own.l3d.divergence, 1)
+    anew, _ = comparison._of_gradients(one, own, comparison.AGAIN)
+    assert anew.v_out.equal(comparison_parts.principal(g, own.l3d.config.n_v, one).v_out)
 
 
 def test_a_second_time_is_from_disk(result, folder, monkeypatch):
@@ -446,18 +534,25 @@ def test_the_best_candidate_covers_most_then_points_best(tmp_path):
         "c": Candidate(method="APD", label="c", apd=replace(run, config=replace(config, top_k=2.0)), **both),
     }
     done = tried(candidates, tmp_path, workers=1)
-    assert all(one.covered.shape == one.cosine.shape == (2,) for one in done.values())
+    assert all(one.covered.shape == one.cosine.shape == one.output.shape == (2,) for one in done.values())
+    # The outputs' error of a candidate is that of one part for each active circuit, on samples of its own.
+    target = subject("tmcs", 1001)
+    apd = decomposed("tried-tmcs", run, folder=tmp_path).apd
+    x = target.sample(torch.Generator().manual_seed(comparison_tuning.JUDGED + 1001), comparison_parts.N_LIVE)
+    parts = comparison_parts.of_apd(apd, target, x, 1)
+    x = target.draw(comparison_tuning.N_JUDGED, seed=comparison_tuning.JUDGED + 1001)
+    ran = comparison_measures.output_sparsity(target, parts, x)
+    assert float(done["b"].output[1]) == pytest.approx(ran.added.at_circuits, rel=1e-5)
     half, whole = torch.tensor([0.5, 0.5]), torch.tensor([0.0, 1.0])
-    done |= {"b": Tried(half, half), "c": Tried(whole, 2 * half)}
+    done |= {"b": Tried(half, half, whole), "c": Tried(whole, 2 * half, 9 * half)}
     assert chosen(candidates, done) == {("tmcs", "L3D"): "a", ("tmcs", "APD"): "c"}
     more, less = torch.tensor([0.6, 0.6]), torch.tensor([0.1, 0.1])
-    assert chosen(candidates, done | {"c": Tried(more, less)})["tmcs", "APD"] == "c"  # Circuits before cosines.
-    assert chosen(candidates, done | {"c": Tried(whole, half)})["tmcs", "APD"] == "b"  # The first of equals.
+    assert chosen(candidates, done | {"c": Tried(more, less, less)})["tmcs", "APD"] == "c"  # Circuits before cosines.
+    assert chosen(candidates, done | {"c": Tried(whole, half, less)})["tmcs", "APD"] == "b"  # The first of equals.
     found = tuning_table(candidates, done, comparison_tables.TITLES)
-    assert (
-        found["chosen"].tolist() == ["yes", "", "yes"]
-        and found.loc[("circuit superposition", "APD", "b"), "covered"] == "0.50"
-    )
+    assert found["chosen"].tolist() == ["yes", "", "yes"]
+    both = found.loc[[("circuit superposition", "APD", "b"), ("circuit superposition", "APD", "c")]]
+    assert both["covered"].tolist() == ["0.50", "0.50"] and both["output error"].tolist() == ["0.50", "4.50"]
 
 
 def test_a_target_without_a_decomposition_is_an_error(tmp_path):
@@ -473,13 +568,15 @@ def test_what_was_chosen_was_tried_and_no_tuning_target_is_reported():
         assert not set(own.seeds) & set(TUNING)
         assert set(own.seeds) <= {seed for run in own.apd for seed in run.seeds}
         tried_here = [one for one in paper.candidates.values() if one.target == target]
-        assert all(one.seeds == TUNING for one in tried_here)
+        assert all(one.seeds == TUNING[: 1 if (target, one.method) in ON_ONE else 2] for one in tried_here)
         if target in L3D_TRIED:
             assert any((one.l3d, one.n_inputs) == (own.l3d, own.n_inputs) for one in tried_here if one.l3d)
         if target in APD_TRIED:
-            assert any(one.apd.config == own.apd[0].config for one in tried_here if one.apd)
+            short = replace(own.apd[0].config, steps=5000)  # What takes long was tried with fewer steps.
+            assert sum(one.apd.config == short for one in tried_here if one.apd) == 1
+    assert [len(own.apd_again) for own in paper.targets.values()] == [1, 2, 1, 1, 1, 0, 0]
     apd = APD_SETTINGS["07_apd"]["paper"].runs
-    for name in ("tms-5-2", "tms-40-10", "mlp-1", "mlp-2"):  # What chapter 7 has on disk is not made again.
+    for name in ("tms-5-2", "tms-40-10-tuned", "mlp-1", "mlp-2"):  # What chapter 7 has on disk is not made again.
         [own] = [own for own in paper.targets.values() if own.stored == name]
         assert own.apd == apd[name]
 
@@ -509,21 +606,101 @@ def test_tables_have_every_method_on_every_target(result):
     found = comparison_tables.table(result, columns)
     assert len(found) == 8 and list(found.columns) == [title for title, _ in columns.values()]
     assert found.loc[("superposition 5 in 2, n = 1", "APD"), "agreement of seeds"] == ""
+    circuits = comparison_tables.circuit_table(result)
+    last = circuits.loc["superposition 5 in 2, n = 1"]
+    assert list(last.index) == [*comparison.METHODS, comparison_tables.REFERENCE] and len(circuits) == 10
+    assert last.iloc[-1].tolist() == [
+        "", comparison_tables.cell(result.measures["tms_5-2"]["cosine_reachable"], 3), ""
+    ]  # fmt: skip
+    assert last.iloc[0].tolist() == found.loc[("superposition 5 in 2, n = 1", "L3D")].tolist()[:3]
+    quoted = comparison_tables.summary_table(result)
+    assert len(quoted) == 8 and quoted.shape[1] == 11 and quoted["peak MiB"].tolist()[3] == ""
+    seconds = float(result.costs["tmcs"]["APD/seconds"])
+    assert quoted["core-seconds"].iloc[5] == f"{seconds:.2g}"
     costs = comparison_tables.cost_table(result)
     assert len(costs) == 6 and costs.loc[("circuit superposition", "principal"), "numbers trained"] == "0"
     assert comparison_tables.ratios(result, "numbers")["tmcs"] == pytest.approx(12 * 2 * 30 / 768)
 
 
-def test_curves_go_as_far_as_all_targets_do(result):
+def test_what_both_ran_with_is_listed():
+    found = comparison_tables.settings_table(tiny())
+    assert list(found.index) == [(title, m) for title in ("superposition 5 in 2", "circuit superposition")
+                                 for m in ("L3D", "APD")]  # fmt: skip
+    assert found.loc[("superposition 5 in 2", "APD"), "trained on"] == "3 batches of 2,048"
+    l3d = found.loc[("circuit superposition", "L3D")]
+    assert l3d["trained on"] == "64 samples, 2 times" and l3d["settings"].endswith(TMCS_VARIANTS["tuned"].divergence)
+    paper = comparison_tables.settings_table(SETTINGS["09_comparison"]["paper"])
+    assert paper.loc[("MLP of 1 layer", "L3D"), "settings"] == "3.2 kept a sample, mse, revival"
+    assert (
+        paper.loc[("superposition 40 in 10", "APD"), "settings"] == "top-k 1, simplicity 25, p 1, lr 0.01"
+    )  # That of `tuned`.
+
+
+def test_who_is_ahead(result):
     nan = float("nan")
-    error = torch.tensor([[3.0, 2.0, nan], [5.0, 1.0, 0.5], [4.0, 3.0, 0.2]])
-    own = {
-        "APD/output_curve_error": error,
-        "APD/output_curve_active": torch.tensor([[0.0, 1, nan], [0, 1, 2], [0, 1, 2]]),
-    }
+    values = {
+        # Medians of 2 and 3, of 1 and 1, and one that nothing is known of.
+        "covered": ([1.0, 3.0], [3.0, 3.0]), "purity": ([1.0, 1.0], [1.0, 1.0]), "agreement": ([1.0, 1.0], [nan, nan]),
+        # Less is better: 2 against 3; never reached on one of two, and on neither.
+        "output_circuits": ([2.0, 2.0], [3.0, 3.0]), "added_active": ([5.0, nan], [9.0, 8.0]),
+        "output_active": ([nan, nan], [nan, nan]),
+    }  # fmt: skip
+    own = {f"{m}/{key}": torch.tensor(both[i]) for key, both in values.items() for i, m in enumerate(("L3D", "APD"))}
     changed = result._replace(measures={"tmcs": own})
-    active, median = comparison_tables.curve(changed, "tmcs", "APD", "output")
-    assert active.tolist() == [0, 1] and median.tolist() == [4, 2]
+    expected = {
+        "covered": "APD", "purity": "", "agreement": "", "output_circuits": "L3D", "added_active": "APD",
+        "output_active": "",
+    }  # fmt: skip
+    for key, best in expected.items():
+        assert comparison_summary.ahead(changed, key) == (["tmcs"] if best == "L3D" else [])
+        assert comparison_summary.ahead(changed, key, "APD", "L3D") == (["tmcs"] if best == "APD" else [])
+    listed = comparison_summary.listed
+    assert listed([]) == "no kind of target" and listed(list(NAMES)) == "all kinds of targets"
+    assert listed(["tmcs"]) == "circuit superposition" and listed(["tmcs", "squared"]).endswith("position and squares")
+    assert listed(["tmcs", "high_rank", "squared"]) == "circuit superposition, higher rank and squares"
+
+
+def test_the_record_has_every_number(result):
+    found = comparison_summary.summarise(result, "quick")
+    numbers = found["numbers"]
+    assert all(isinstance(value, str | int | float) for value in numbers.values())
+    covered = result.of("tmcs", "L3D", "covered")
+    assert numbers["covered_tmcs_L3D"].startswith(numbers["median_covered_tmcs_L3D"])
+    assert numbers["median_covered_tmcs_L3D"] == f"{covered.mean():.2f}"  # Of two.
+    assert numbers["agreement_tms_5-2_APD"] == numbers["median_agreement_tms_5-2_APD"] == "not run"
+    assert numbers["output_error"] == "5 %" and numbers["n_again_tmcs"] == 1 and numbers["chosen_tmcs_APD"] == "nothing"
+    ratios = comparison_tables.ratios(result, "seconds").values()
+    assert numbers["least_seconds"] == comparison_tables.amount(min(ratios))
+    assert found["first_losses"].keys() == {"L3D, tms_5-2", "L3D, tmcs", "APD, tmcs, 0"}
+    assert len(found["table"]) == 3 * 4
+    assert json.loads(json.dumps(found, allow_nan=False)) == found  # What is not measured is no NaN.
+    assert found["table"][1]["method"] == "APD" and found["table"][1]["agreement"] is None
+    frame = comparison_summary.spent_frame(result, "seconds")
+    assert len(frame) == 6 and frame["value"][1] == float(result.costs["tms_5-2"]["APD/seconds"])
+    frame = comparison_summary.frame(result, "covered")
+    assert len(frame) == 12 and set(frame["method"]) == set(comparison.METHODS)
+
+
+def test_amounts_by_hand():
+    found = [comparison_tables.amount(value) for value in (0.1234, 9.96, 99.4, 99.6, 3728.4)]
+    assert found == ["0.12", "10", "99", "100", "3,728"]
+
+
+def test_curves_go_to_the_goal(result):
+    nan = float("nan")
+    error = torch.tensor([[3.0, 0.02, nan, nan], [5.0, 1.0, 0.5, 0.01], [4.0, 3.0, 0.04, nan], [6.0, 2.0, 0.3, 0.05]])
+    active = torch.tensor([[0.0, 1, 2, 3]]).expand(4, 4).where(~error.isnan(), nan)
+    own = {"APD/output_curve_error": error, "APD/output_curve_active": active}
+    changed = result._replace(measures={"tmcs": own})
+    found, median = comparison_tables.curve(changed, "tmcs", "APD", "output")
+    # Middle two of 3, 4, 5, 6; of .02, 1, 2, 3; of .02 and .04 held, .3, .5; of .01, .02, .04, .05: there.
+    assert found.tolist() == [0, 1, 2, 3] and median.tolist() == pytest.approx([4.5, 1.5, 0.17, 0.03])
+    # Three of the four: the median is there with two parts, and ends.
+    few = {key: t[:3] for key, t in own.items()}
+    found, median = comparison_tables.curve(result._replace(measures={"tmcs": few}), "tmcs", "APD", "output")
+    assert found.tolist() == [0, 1, 2] and median.tolist() == pytest.approx([4, 1, 0.04])
+    active, median = comparison_tables.curve(result, "tmcs", "random", "gradient")
+    assert active[0] == 0 and median[0] == 1 and active[-1] == 12
 
 
 def test_figures_show_every_value(result):
@@ -537,9 +714,23 @@ def test_figures_show_every_value(result):
         name: {m: comparison_tables.curve(result, name, m, "output") for m in comparison.METHODS}
         for name in result.measures
     }
-    figure = plot_curves(curves, 0.05, "error")
+    figure = plot_curves(curves, 0.05, "error", "parts")
     assert [ax.get_title() for ax in figure.axes] == list(result.measures)
+    assert [ax.get_xlabel() for ax in figure.axes] == ["parts", "parts"]
     assert len(figure.axes[0].lines) == 5
+    # Of four, one has what is asked for with 2 parts, one with none at all, where its line is but a point.
+    steps = torch.arange(3.0)
+    several = {
+        "L3D": (steps, torch.tensor([0.9, 0.1, 0.04])), "APD": (steps, torch.tensor([0.9, 0.1, 0.06])),
+        "random": (steps[:1], torch.tensor([1e-9])),
+    }  # fmt: skip
+    dots = [part.get_offsets() for part in plot_curves({"a": several}, 0.05, "error", "parts").axes[0].collections]
+    assert [part.tolist() for part in dots] == [[pytest.approx([2, 0.04])], [], [pytest.approx([0, 0.005])]]
+    # None at all has its place at the left edge, apart from the fewest.
+    ax = figure.axes[0]
+    assert ax.get_xlim()[0] == 0 and ax.lines[0].get_xdata()[0] == 0 and ax.get_xticklabels()[0].get_text() == "0"
+    at = ax.transData.transform([(0, 1), (0.1, 1), (1, 1)])[:, 0]
+    assert at[1] - at[0] > 0.2 * (at[2] - at[1]) > 0
     plt.close("all")
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from .. import artifacts
+from ..apd_targets import TargetTraining
 from ..baselines.apd_training import FIRST, decompose_apd
 from ..parallel import run_jobs
 from .apd_runs import APDRun, Decomposed, decomposed, joined, targets
@@ -21,6 +22,23 @@ class APDSettings:
 
     runs: Mapping[str, tuple[APDRun, ...]]
     """By name; the parts of one differ in their seeds alone and are joined."""
+
+
+def with_full_ranks(settings: APDSettings) -> APDSettings:
+    """Returns settings in which residual MLPs have the rank-one terms of the authors' code, one for each neuron.
+
+    No component can have a higher rank than a layer has neurons: 50 with one layer, 25 with two (APD App. D.2).
+
+    Args:
+        settings: The chapter's.
+    """
+
+    def full(run: APDRun) -> APDRun:
+        if not (isinstance(run.target, TargetTraining) and run.target.kind == "residual"):
+            return run
+        return replace(run, config=replace(run.config, n_terms=run.target.n_hidden // run.target.n_layers))
+
+    return replace(settings, runs={name: tuple(map(full, parts)) for name, parts in settings.runs.items()})
 
 
 class APDJob(NamedTuple):

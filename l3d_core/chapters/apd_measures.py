@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -11,11 +12,11 @@ from torch.nn.functional import cosine_similarity, one_hot
 
 from ..baselines.apd import APD
 from ..baselines.apd_losses import applied_active, attributions, listed
-from ..baselines.apd_networks import Network, ResidualMLP, applied
+from ..baselines.apd_networks import Apply, Factors, Network, ResidualMLP, applied
 from ..l3d import batch_top_k
 
-# Samples run at once, since half of all components at work on each take much memory.
-CHUNK = 500
+# Samples run at once, which bounds the memory; share of the components up to which only those kept are multiplied.
+CHUNK, FEW = 1000, 0.1
 # A component serves a feature if one of its neurons contributes as much (the authors' code).
 SERVES = 0.04
 # Every row of W has to be as long (the house's rule for superposition, see `toys.Task.kept`).
@@ -113,6 +114,26 @@ def n_own(component: Tensor) -> Tensor:
     return ((component[:, :, None] == component[:, None]).sum(2) == 1).sum(1)
 
 
+def applied_kept(components: Mapping[str, Factors], kept: Tensor) -> Apply:
+    """Returns the `apply` in which each sample meets the sum of its own components only (APD Eq. 7).
+
+    Where these are many, all are multiplied with all samples: several times as fast as gathering each sample's own.
+
+    Args:
+        components: P_c of each weight matrix.
+        kept: Booleans `[n_runs, n_s, n_components]`.
+    """
+    if kept.sum() <= FEW * kept.numel():
+        return applied_active(components, listed(kept))
+
+    def apply(name: str, h: Tensor, transposed: bool = False) -> Tensor:
+        own = components[name].transposed() if transposed else components[name]
+        inner = (h @ own.u.flatten(2)).unflatten(-1, own.u.shape[2:]) * kept[..., None]
+        return inner.flatten(2) @ own.v.flatten(1, 2)
+
+    return apply
+
+
 def masked_outputs(network: Network, apd: APD, x: Tensor, kept: Tensor) -> Tensor:
     """Returns outputs with some components only, `[n_runs, n_s, n_o]`.
 
@@ -124,7 +145,7 @@ def masked_outputs(network: Network, apd: APD, x: Tensor, kept: Tensor) -> Tenso
     """
     parts = zip(x.split(CHUNK, 1), kept.split(CHUNK, 1), strict=True)
     with torch.no_grad():
-        return torch.cat([network.forward(a, applied_active(apd.components, listed(k)))[0] for a, k in parts], 1)
+        return torch.cat([network.forward(a, applied_kept(apd.components, k))[0] for a, k in parts], 1)
 
 
 def most_attributed(network: Network, apd: APD, x: Tensor, top_k: float, batch_size: int) -> Tensor:
@@ -189,17 +210,18 @@ def scrubbing(network: Network, apd: APD, x: Tensor, *, batch_size: int, seed: i
 
 
 def monosemantic_error(network: ResidualMLP, x: Tensor) -> Tensor:
-    """Returns the error of a network that gives each neuron to one feature, and none to the others, `[n_runs]`.
+    """Returns how far a network that gives each neuron to one feature is from the targets, `[n_runs]`.
 
     Its outputs are `x`, plus `relu(x_i)` for as many features as there are neurons, without any disturbance by
-    embeddings that overlap; the error is the mean square against the labels `x + relu(x)` (APD section 3.2, Fig. 8).
+    embeddings that overlap. They are compared with the targets' outputs, as the authors' code did and as all other
+    errors here are, and not with the labels (APD section 3.2, Fig. 8).
 
     Args:
-        network: Gives the number of neurons.
+        network: The targets.
         x: Inputs `[n_runs, n_s, n_features]`.
     """
     served = torch.arange(x.shape[-1], device=x.device) < sum(b.shape[1] for b in network.b)
-    return (torch.relu(x) * ~served).square().mean((1, 2))
+    return (x + torch.relu(x) * served - network.outputs(x)).square().mean((1, 2))
 
 
 class FeatureErrors(NamedTuple):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -22,14 +23,18 @@ from .apd_measures import (
 from .apd_runs import APDRun, Decomposed
 from .statistics import spread_text
 
-# Runs by what the tables call them; the first of a pair has the numbers of the paper, the second those of its code.
+# Runs by what the tables call them: with the numbers of the paper, of the files of its code, and of ours.
 TITLES = {
     "tms-5-2": "5 in 2, attributions at the components", "tms-5-2-target": "5 in 2, at the target",
-    "tms-40-10": "40 in 10, text", "tms-40-10-code": "40 in 10, code",
+    "tms-40-10": "40 in 10, text", "tms-40-10-code": "40 in 10, code", "tms-40-10-tuned": "40 in 10, tuned",
 }  # fmt: skip
 MLP_TITLES = {
     "mlp-1": "1 layer", "mlp-2": "2 layers", "mlp-1-top-1": "1 layer, top-k 1", "mlp-2-top-1": "2 layers, top-k 1"
 }  # fmt: skip
+ALL_TITLES = TITLES | MLP_TITLES | {"gated": "gated functions"}
+# What the paper has of these, by the ends of the names of its numbers.
+PAPER_TITLES = {"5": "paper, 5 in 2, one instance", "40": "paper, 40 in 10, one instance"}
+PAPER_MLP_TITLES = {"1": "paper, 1 layer", "2": "paper, 2 layers"}
 # Samples on which random halves are tried (the authors' figures: 10,000), and the seed of these samples.
 N_SCRUBBED, SEED = 10_000, 0
 
@@ -72,13 +77,17 @@ def superposed(one: Decomposed) -> Superposed:
     return Superposed(kept, near.cosine.mean(1), near.ratio.mean(1), found, found / w.shape[1], error)
 
 
-def superposed_table(found: dict[str, Superposed]) -> pd.DataFrame:
+def superposed_table(found: Mapping[str, Superposed], papers: Mapping[str, Any]) -> pd.DataFrame:
     """Returns APD Table 1 over runs: median, range and number, and how many runs have all features.
 
     Args:
         found: Measures by the name of a run, see `TITLES`.
+        papers: See `record.paper_values`.
     """
-    rows = []
+    rows = [
+        {"target": title, **{key: f"{papers[f'apd_{key.lower()}_{n}']['value']:.3f}" for key in ("MMCS", "ML2R")}}
+        for n, title in PAPER_TITLES.items()
+    ]
     for name, title in TITLES.items():
         own = found[name]
         rows.append({
@@ -87,7 +96,7 @@ def superposed_table(found: dict[str, Superposed]) -> pd.DataFrame:
             "all found": f"{int((own.share == 1).sum())} of {len(own.found)}",
             "sum, squared error": f"{float(own.sum_error.max()):.0e} at most",
         })  # fmt: skip
-    return pd.DataFrame(rows).set_index("target")
+    return pd.DataFrame(rows).set_index("target").fillna("")
 
 
 class Residual(NamedTuple):
@@ -96,7 +105,7 @@ class Residual(NamedTuple):
     Attributes:
         own: Features with a component of their own `[n_runs]`.
         halves: Errors with random halves of the components `[n_runs, n_s]`.
-        monosemantic: Error of one neuron for a feature `[n_runs]`.
+        monosemantic: Error of one neuron for a feature against the target `[n_runs]`.
     """
 
     own: Tensor
@@ -128,20 +137,27 @@ def residual(one: Decomposed, run: APDRun) -> Residual:
     return Residual(n_own(component), halves, monosemantic_error(one.network, x))
 
 
-def residual_table(found: dict[str, Residual]) -> pd.DataFrame:
+def residual_table(found: Mapping[str, Residual], papers: Mapping[str, Any]) -> pd.DataFrame:
     """Returns mean errors with random halves of the components, their ratio, and features with a component.
 
     Args:
-        found: Measures by the name of a run, see `TITLES`.
+        found: Measures by the name of a run, see `MLP_TITLES`.
+        papers: See `record.paper_values`.
     """
+    ratio, mono = "anti-scrubbed / scrubbed", "one neuron a feature"
     rows = []
+    for n, title in PAPER_MLP_TITLES.items():
+        read = {kind: papers[f"apd_{kind}_{n}"]["value"] for kind in (*Scrubbed._fields, "monosemantic")}
+        means = {kind.replace("_", "-"): f"{1e4 * read[kind]:.2f}" for kind in Scrubbed._fields}
+        ends = {ratio: f"{read['anti_scrubbed'] / read['scrubbed']:.1f}", mono: f"{1e4 * read['monosemantic']:.1f}"}
+        rows.append({"target": title, "features with their own": "", **means, **ends})
     for name, one in found.items():
         means = {kind: getattr(one.halves, kind).mean(1) for kind in Scrubbed._fields}
         rows.append({
             "target": MLP_TITLES[name], "features with their own": spread_text(one.own, 0),
             **{kind.replace("_", "-"): spread_text(1e4 * mean, 2) for kind, mean in means.items()},
-            "anti-scrubbed / scrubbed": spread_text(means["anti_scrubbed"] / means["scrubbed"], 1),
-            "one neuron a feature": spread_text(1e4 * one.monosemantic, 2),
+            ratio: spread_text(means["anti_scrubbed"] / means["scrubbed"], 1),
+            mono: spread_text(1e4 * one.monosemantic, 2),
         })  # fmt: skip
     return pd.DataFrame(rows).set_index("target")
 
@@ -154,7 +170,7 @@ def settings_table(settings: APDSettings, runs: dict[str, Decomposed]) -> pd.Dat
         runs: All decompositions.
     """
     columns = {}
-    for name, title in (TITLES | MLP_TITLES | {"gated": "gated functions"}).items():
+    for name, title in ALL_TITLES.items():
         config, one = runs[name].apd.config, settings.runs[name][0]
         columns[title] = {
             "components C": config.n_components, "rank-one terms": config.n_terms, "steps": config.steps,

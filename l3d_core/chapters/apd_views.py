@@ -15,6 +15,8 @@ from .apd_tables import Residual
 
 # The feature that the paper shows, random halves of the components, and values of an input.
 FEATURE, N_HALVES, N_X = 42, 1000, 101
+# Neurons that contribute as much to a feature are looked at one by one.
+LARGE = 0.1
 
 
 def shown_feature(network: ResidualMLP) -> int:
@@ -104,6 +106,18 @@ def predominant(one: Decomposed) -> tuple[Tensor, Tensor]:
     each = contributions(one.network, {name: own.each() for name, own in one.apd.components.items()})
     best = each.amax(-1).argmax(1)  # Of each feature `[n_runs, n_features]`.
     return target, each.gather(1, best[:, None, :, None].expand(-1, 1, -1, each.shape[-1]))[:, 0]
+
+
+def kept_contributions(one: Decomposed) -> Tensor:
+    """Returns what the predominant components have of the target's contributions above `LARGE`, medians `[n_runs]`.
+
+    That is NaN of a target with none.
+
+    Args:
+        one: Decompositions of residual MLPs.
+    """
+    target, best = predominant(one)
+    return torch.where(target > LARGE, best / target, torch.nan).flatten(1).nanquantile(0.5, dim=1)
 
 
 def first_contributions(one: Decomposed) -> tuple[Tensor, Tensor]:

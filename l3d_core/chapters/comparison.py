@@ -11,23 +11,24 @@ from torch import Tensor
 
 from .. import artifacts
 from ..baselines.apd import APD
-from ..measures import agreement as of_directions
+from ..metrics import match_directions
 from ..parallel import run_jobs
 from ..training import fit
 from .apd_chapter import decompose_all
 from .apd_runs import CODE as APD_CODE
 from .apd_runs import decomposed, joined
+from .comparison_changes import ablation_selectivity, step_selectivity
 from .comparison_costs import costs
 from .comparison_measures import (
-    ablation_selectivity,
     found_circuits,
     gradient_left,
     gradient_sparsity,
     gradients,
+    median,
     output_sparsity,
-    step_selectivity,
+    reachable_cosine,
 )
-from .comparison_parts import N_LIVE, N_PRINCIPAL, Parts, of_apd, of_l3d, principal, random
+from .comparison_parts import N_LIVE, Parts, of_apd, of_l3d, principal, random
 from .comparison_settings import Compared, ComparisonSettings, l3d_runs, subjects
 from .comparison_settings import jobs as jobs
 from .comparison_subjects import Subject, targets_digest
@@ -40,8 +41,8 @@ METHODS = ("L3D", "APD", "principal", "random")
 HELD_OUT, REFERENCES, AGAIN = 2**30, 0, 500
 # Modules whose code results depend on, beside those that all results do.
 CODE = (
-    *APD_CODE, "apd_runs", "apd_shipped", "apd_toys", "comparison", "comparison_measures", "comparison_parts",
-    "comparison_settings", "comparison_subjects", "evaluation", "measures", "principal", "random_directions",
+    *APD_CODE, "apd_runs", "apd_shipped", "apd_toys", "comparison", "comparison_changes", "comparison_measures",
+    "comparison_parts", "comparison_settings", "comparison_subjects", "evaluation", "principal", "random_directions",
 )  # fmt: skip
 
 
@@ -50,7 +51,8 @@ class Comparison(NamedTuple):
 
     Attributes:
         settings: The chapter's.
-        measures: By target, '<method>/<measure>', targets' seeds first; 'seeds' are those kept.
+        measures: By target, '<method>/<measure>', targets' seeds first; 'seeds' are those kept, and
+            'cosine_reachable' is of `comparison_measures.reachable_cosine`.
         costs: By target and method: 'seconds' of one decomposition alone, 'mib' of its peak memory.
         tried: How the candidates did, by name.
         facts: Provenance and seconds by target.
@@ -165,19 +167,26 @@ def _of_seed(apd: APD | None, one: Subject, x: Tensor, offset: int) -> Parts | N
 def _of_target(one: Subject, own: Compared, x: Tensor, l3d: list[Parts], apd: list[Parts | None]) -> dict[str, Tensor]:
     """Returns all measures of one target by '<method>/<measure>'."""
     n_v, divergence = own.l3d.config.n_v, own.l3d.divergence
-    trained = [one.draw(own.n_inputs, seed=seed) for seed in (one.seed, one.seed + AGAIN)]
-    seen = [gradients(one, inputs[:N_PRINCIPAL], divergence, seed) for seed, inputs in enumerate(trained)]
+    seen = [_of_gradients(one, own, offset) for offset in (0, AGAIN)]
     pairs = {
-        "L3D": l3d, "APD": apd, "principal": [principal(g, n_v, one) for g in seen],
-        "random": [random(seen[0], n_v, one, one.seed + offset) for offset in (0, AGAIN)],
+        "L3D": l3d, "APD": apd, "principal": [parts for parts, _ in seen],
+        "random": [random(one.w0, n_v, one, one.seed + offset) for offset in (0, AGAIN)],
     }  # fmt: skip
-    g, found = {name: gradients(one, x, name, REFERENCES) for name in {"mse", divergence}}, {}
+    found = {"cosine_reachable": torch.tensor(seen[0][1], dtype=torch.float64)}
+    g = {name: gradients(one, x, name, REFERENCES) for name in {"mse", divergence}}
     for method, (first, second) in pairs.items():
         if first is None:
             raise ValueError(f"APD has no decomposition of {one.name} of seed {one.seed}; expected one for each seed.")
         found |= {f"{method}/{key}": value for key, value in measure(one, first, x, g["mse"], g[divergence]).items()}
         found[f"{method}/agreement"] = agreement(first, second)
     return found
+
+
+def _of_gradients(one: Subject, own: Compared, offset: int) -> tuple[Parts, float]:
+    """Returns principal directions of as many gradients as L3D has inputs, with the cosine that these can reach."""
+    inputs = one.draw(own.n_inputs, seed=one.seed + offset)
+    g = gradients(one, inputs, own.l3d.divergence, int(offset > 0))
+    return principal(g, own.l3d.config.n_v, one), reachable_cosine(one, g, inputs)
 
 
 def measure(one: Subject, parts: Parts, x: Tensor, g: Tensor, g_l3d: Tensor) -> dict[str, Tensor]:
@@ -198,12 +207,13 @@ def measure(one: Subject, parts: Parts, x: Tensor, g: Tensor, g_l3d: Tensor) -> 
         "live": int(parts.live.sum()), "parts": len(parts.live), "gradient_active": rebuilt.needed,
         "gradient_circuits": rebuilt.at_circuits, "gradient_all": float(rebuilt.error[-1]),
         "gradient_own": gradient_left(parts, g_l3d)(len(parts.v_out)), "output_active": ran.needed,
+        "output_rest": float(ran.added.error[0]),
         "added_active": ran.added.needed, "output_circuits": ran.added.at_circuits,
         "held": 1 - float(left.norm() / one.w0.norm()) ** 2,
     }  # fmt: skip
     for name, of in (("step", step_selectivity), ("ablation", ablation_selectivity)):
         moved = of(one, parts, circuits.circuit, x)
-        numbers |= {name: moved.samples.nanmedian(), f"{name}_outputs": moved.outputs.nanmedian()}
+        numbers |= {name: median(moved.samples), f"{name}_outputs": median(moved.outputs)}
     found = {key: torch.tensor(float(value), dtype=torch.float64) for key, value in numbers.items()}
     for key, curve in {"gradient": rebuilt, "output": ran.added}.items():
         found |= {f"{key}_curve_active": curve.active.double(), f"{key}_curve_error": curve.error}
@@ -211,10 +221,14 @@ def measure(one: Subject, parts: Parts, x: Tensor, g: Tensor, g_l3d: Tensor) -> 
 
 
 def agreement(first: Parts, second: Parts | None) -> Tensor:
-    """Returns the mean abs(cos) of two decompositions' live directions, matched one to one; NaN without a second."""
+    """Returns the mean abs(cos) of two decompositions' live directions, matched one to one; NaN without a second.
+
+    A part without a partner counts 0: the sum over matches is divided by the larger of both numbers of live parts.
+    """
     if second is None:
         return torch.tensor(float("nan"), dtype=torch.float64)
-    return of_directions(first.v_out, second.v_out, first.live, second.live).mean.double()
+    both = [parts.v_out[parts.live] for parts in (first, second)]
+    return match_directions(*both).cosines.double().sum() / max(*map(len, both), 1)
 
 
 def _padded(rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:

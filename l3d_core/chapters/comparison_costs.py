@@ -20,7 +20,7 @@ from ..baselines.apd_training import decompose_apd
 from ..training import Run, fit
 from .apd_runs import CODE as APD_CODE
 from .comparison_measures import gradients
-from .comparison_parts import N_PRINCIPAL, leading
+from .comparison_parts import leading
 from .comparison_settings import Compared
 from .comparison_subjects import subject, targets_digest
 from .studies import config_facts
@@ -126,7 +126,7 @@ def _apd(name: str, own: Compared, steps: int) -> tuple[float, float, float]:
 
 def _principal(name: str, own: Compared) -> tuple[float, float, float]:
     one = subject(name, own.seeds[0])
-    x = one.draw(own.n_inputs, seed=one.seed)[:N_PRINCIPAL]
+    x = one.draw(own.n_inputs, seed=one.seed)
 
     def some(inputs: Tensor) -> Tensor:
         g = gradients(one, inputs, own.l3d.divergence)

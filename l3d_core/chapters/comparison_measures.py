@@ -14,7 +14,7 @@ from ..divergences import resolve_divergence
 from ..gradients import divergence_gradients
 from ..l3d import batch_top_k
 from ..metrics import match_directions, top_share
-from ..metrics import selectivity as by_output
+from ..references import draw_partners, reference_outputs
 from .comparison_parts import Parts, as_factors, attributed
 from .comparison_subjects import Subject
 
@@ -22,8 +22,8 @@ from .comparison_subjects import Subject
 COVERED = 0.5
 # What has to be reached: an output error of so much of the outputs' variance, and recon_sq.
 OUTPUT_ERROR, RECON = 0.05, 0.2
-# Steps along directions, as a share of the weights' length; samples at once.
-STEP, CHUNK = 0.02, 250
+# Samples at once, and gradients put in their place at once.
+CHUNK, BLOCK = 250, 1000
 
 
 class Found(NamedTuple):
@@ -53,21 +53,73 @@ def found_circuits(subject: Subject, parts: Parts) -> Found:
     read = subject.readers(parts.v_out)
     top = top_share(read, subject.group_size)
     good = parts.live & (top.share > COVERED)
-    whole, n = subject.readers(subject.w0)[0], subject.n_circuits
-    of = torch.arange(len(whole)) // subject.group_size
-    truth = torch.stack([whole * (of == i)[:, None] for i in range(n)])
-    pairs = match_directions(truth.flatten(1), read[parts.live].flatten(1))
+    n = subject.n_circuits
+    pairs = match_directions(_truth(subject), read[parts.live].flatten(1))
     shares = top.share[parts.live]
     covered = len(top.index[good].unique()) / n
     return Found(covered, float(pairs.cosines.sum()) / n, float(shares.mean()) if len(shares) else 0.0, top.index)
 
 
+def _truth(subject: Subject) -> Tensor:
+    """Returns how each circuit's inputs are read in the model, `[n_circuits, n]`."""
+    whole = subject.readers(subject.w0)[0]
+    of = torch.arange(len(whole)) // subject.group_size
+    return torch.stack([(whole * (of == i)[:, None]).flatten() for i in range(subject.n_circuits)])
+
+
 def gradients(subject: Subject, x: Tensor, divergence: str = "mse", seed: int = 0) -> Tensor:
-    """Returns the gradients that L3D decomposes, of inputs `[n, n_i]`, as rows `[n, n_w]`."""
-    named = divergence_gradients(
-        subject.module, x, resolve_divergence(divergence), parameters=subject.parameters, seed=seed, chunk_size=CHUNK
-    )
-    return subject.rows(named)
+    """Returns the gradients that L3D decomposes, of inputs `[n, n_i]`, as rows `[n, n_w]`.
+
+    They are put in their place a block at a time, so that many of a large target need room for little more than
+    themselves; references are drawn among all inputs.
+    """
+    partners = draw_partners(1, len(x), torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        references = reference_outputs(subject.module(x)[None], "sample", partners=partners)[0]
+    found = x.new_empty(len(x), subject.w0.shape[1])
+    for rows, some, y_ref in zip(found.split(BLOCK), x.split(BLOCK), references.split(BLOCK), strict=True):
+        named = divergence_gradients(
+            subject.module, some, resolve_divergence(divergence), references=y_ref, parameters=subject.parameters,
+            chunk_size=CHUNK,
+        )  # fmt: skip
+        rows.copy_(subject.rows(named))
+    return found
+
+
+def reachable_cosine(subject: Subject, g: Tensor, x: Tensor) -> float:
+    """Returns what `Found.cosine` would be with one direction of gradients for each circuit, a reference for it.
+
+    The direction of a circuit is the leading right singular vector of the gradients of those samples on which it
+    alone is active: the one that rebuilds them best, and so what a subnetwork for this circuit alone would be. How it
+    reads the inputs differs from how the model reads the circuit's own, since a gradient tells which change of the
+    weights moves an output, and not what the weights do now. A reference and no bound: a direction that serves other
+    samples as well may come nearer.
+
+    Args:
+        subject: The target.
+        g: Gradients `[n, n_w]`.
+        x: Their inputs `[n, n_i]`.
+
+    Returns:
+        The mean over circuits; those never active alone are left out, and NaN if all are.
+    """
+    active = subject.active(x)
+    alone, cosines = active & (active.sum(1) == 1)[:, None], []
+    for own, truth in zip(alone.T, _truth(subject), strict=True):
+        if own.any():
+            rows = g[own].double()
+            # From the Gram matrix of the samples, which are far fewer than weights.
+            v = torch.linalg.eigh(rows @ rows.mT).eigenvectors[None, :, -1] @ rows
+            read = subject.readers(v.to(g))[0].flatten()
+            cosines.append(float(torch.nn.functional.cosine_similarity(read, truth, 0).abs()))
+    return sum(cosines) / len(cosines) if cosines else float("nan")
+
+
+def median(values: Tensor) -> float:
+    """Returns the median of what is not NaN, of an even number the mean of the middle two; NaN of nothing."""
+    ordered = values[~values.isnan()].sort().values.tolist()
+    n = len(ordered)
+    return (ordered[(n - 1) // 2] + ordered[n // 2]) / 2 if n else float("nan")
 
 
 class Sparsity(NamedTuple):
@@ -100,8 +152,8 @@ class OutputSparsity(NamedTuple):
 
 
 def _numbers(n_v: int, n_s: int) -> Tensor:
-    """Returns numbers of parts per sample to try, each about a tenth more than the last from .1 on, up to all."""
-    found, k = [], 0.1
+    """Returns numbers of parts per sample to try: none, then from .1 on about a tenth more each time, up to all."""
+    found, k = [0.0], 0.1
     while k < n_v:
         found.append(round(k * n_s) / n_s)
         k *= 1.1
@@ -124,7 +176,9 @@ def gradient_left(parts: Parts, g: Tensor) -> Callable[[float], float]:
     total = g.square().sum()
 
     def left(k: float) -> float:
-        a = (z * batch_top_k(z, max(round(k * len(g)), 1))).double()
+        if not (count := round(k * len(g))):
+            return 1.0
+        a = (z * batch_top_k(z, count)).double()
         # |g - a V|^2 without ever forming a V.
         return float((total - 2 * (a * onto).sum() + ((a @ gram) * a).sum()) / total)
 
@@ -145,10 +199,30 @@ def gradient_sparsity(parts: Parts, g: Tensor, n_active: float = 1.0) -> Sparsit
 
 
 def output_sparsity(subject: Subject, parts: Parts, x: Tensor) -> OutputSparsity:
-    """Returns the outputs' error against how many components run on each sample.
+    """Returns the outputs' error against how many components run on each sample, see `output_left`.
 
-    Components are chosen by attribution (batch top-k over all samples), the rest is always on. No more components are
-    tried than are needed.
+    The first number is none at all, the error of the rest alone. No more components are tried than are needed.
+
+    Args:
+        subject: The target.
+        parts: What was found in it.
+        x: Inputs `[n, n_i]`.
+    """
+    left, active, errors = output_left(subject, parts, x), _numbers(len(parts.components), len(x)), []
+    for k in active:
+        errors.append(left(float(k)))
+        if errors[-1] <= OUTPUT_ERROR:
+            break
+    found = _sparsity(active, errors, OUTPUT_ERROR, left(one_a_circuit(subject, parts, x)))
+    share = _added(subject, x) / float(run(subject, x).var(0, correction=0).mean())
+    return OutputSparsity(found, _fewest(active, found.error * share, OUTPUT_ERROR))
+
+
+def output_left(subject: Subject, parts: Parts, x: Tensor) -> Callable[[float], float]:
+    """Returns what tells the outputs' error with so many components per sample.
+
+    Components are chosen by attribution (batch top-k over all samples), the rest is always on. The error is over the
+    variance of what the decomposed weights add to the outputs.
 
     Args:
         subject: The target.
@@ -156,24 +230,24 @@ def output_sparsity(subject: Subject, parts: Parts, x: Tensor) -> OutputSparsity
         x: Inputs `[n, n_i]`.
     """
     scores, factors = attributed(subject, parts.components, x), as_factors(subject, parts.components)
-    rest = subject.matrices(parts.rest)
-    y = run(subject, x)
-    added = float((y - run(subject, x, -subject.w0)).var(0, correction=0).mean())
+    rest, y, added = subject.matrices(parts.rest), run(subject, x), _added(subject, x)
 
     def left(k: float) -> float:
         count = round(k * len(x))
         kept = batch_top_k(scores, count) if count else torch.zeros_like(scores, dtype=torch.bool)
         return float((_run_some(subject, factors, rest, x, kept) - y).square().mean()) / added
 
-    active, errors = torch.cat([torch.zeros(1), _numbers(len(parts.components), len(x))]), []
-    for k in active:
-        errors.append(left(float(k)))
-        if errors[-1] <= OUTPUT_ERROR:
-            break
-    n_active = float(subject.active(x).sum(1).double().mean())
-    found = _sparsity(active, errors, OUTPUT_ERROR, left(min(n_active, len(scores[0]))))
-    share = added / float(y.var(0, correction=0).mean())
-    return OutputSparsity(found, _fewest(active, found.error * share, OUTPUT_ERROR))
+    return left
+
+
+def one_a_circuit(subject: Subject, parts: Parts, x: Tensor) -> float:
+    """Returns how many parts per sample there are with one for each active circuit, or all."""
+    return min(float(subject.active(x).sum(1).double().mean()), len(parts.components))
+
+
+def _added(subject: Subject, x: Tensor) -> float:
+    """Returns the variance of what the decomposed weights add to the outputs."""
+    return float((run(subject, x) - run(subject, x, -subject.w0)).var(0, correction=0).mean())
 
 
 def run(subject: Subject, x: Tensor, moved: Tensor | None = None) -> Tensor:
@@ -197,47 +271,3 @@ def _run_some(
         with torch.no_grad():
             found.append(subject.network.forward(part[None], apply)[0][0])
     return torch.cat(found)
-
-
-class Selectivity(NamedTuple):
-    """How much more a change of the weights moves outputs where it should than elsewhere, of several changes `[n]`.
-
-    Attributes:
-        samples: Root mean squared change on samples with the circuit active over that on the others; NaN where it is
-            never active, or nothing moves.
-        outputs: Mean absolute change of the circuit's own output over that of the others, samples all; NaN for targets
-            whose circuits have no output of their own.
-    """
-
-    samples: Tensor
-    outputs: Tensor
-
-
-def selectivity(subject: Subject, moves: Tensor, circuit: Tensor, x: Tensor) -> Selectivity:
-    """Returns how selective changes of the weights are.
-
-    Args:
-        subject: The target.
-        moves: Changes of the weights `[n, n_w]`, all of them tried.
-        circuit: The circuit of each `[n]`.
-        x: Inputs `[n_s, n_i]`.
-    """
-    y, active, samples, outputs = run(subject, x), subject.active(x), [], []
-    for move, own in zip(moves, circuit, strict=True):
-        change = run(subject, x, move[None]) - y
-        squares, on = change.square().mean(1), active[:, own]
-        samples.append((squares[on].mean() / squares[~on].mean()).sqrt())
-        whole = by_output(change[None], own[None]).over_mean[0] if subject.own_outputs else change.new_tensor(torch.nan)
-        outputs.append(whole)
-    return Selectivity(torch.stack(samples), torch.stack(outputs))
-
-
-def step_selectivity(subject: Subject, parts: Parts, circuit: Tensor, x: Tensor) -> Selectivity:
-    """Returns `selectivity` of small steps of one length along live directions, both ways, `[2 n_live]`."""
-    steps = STEP * subject.w0.norm() * parts.v_out[parts.live]
-    return selectivity(subject, torch.cat([steps, -steps]), circuit[parts.live].repeat(2), x)
-
-
-def ablation_selectivity(subject: Subject, parts: Parts, circuit: Tensor, x: Tensor) -> Selectivity:
-    """Returns `selectivity` of taking live components away, `[n_live]`."""
-    return selectivity(subject, -parts.components[parts.live], circuit[parts.live], x)

@@ -19,9 +19,8 @@ from ..baselines.random_directions import random_directions
 from ..training import L3D
 from .comparison_subjects import Subject
 
-# Gradients that principal directions are taken of, at most; more numbers than `EXACT` are decomposed by random
-# projections, as good as exact for the first directions.
-N_PRINCIPAL, EXACT = 4000, 2e7
+# Gradients of more numbers than these are decomposed by random projections, as good as exact for the first directions.
+EXACT = 2e7
 # Samples, as APD was trained on, that tell which of its components are live.
 N_LIVE = 4000
 

@@ -5,15 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 import pandas as pd
+from torch import Tensor
 
-from .comparison import METHODS, Comparison
-from .comparison_settings import jobs
-from .comparison_tables import CHANGES, CIRCUITS, GRADIENTS, NEEDED, OUTPUTS, TITLES, cell, ratios
-from .comparison_tuning import chosen
+from .comparison import METHODS, Comparison, jobs
+from .comparison_changes import STEP
+from .comparison_measures import COVERED, OUTPUT_ERROR, RECON, median
+from .comparison_parts import N_LIVE
+from .comparison_settings import ComparisonSettings
+from .comparison_subjects import subject
+from .comparison_tables import CHANGES, CIRCUITS, GRADIENTS, NEEDED, OUTPUTS, TITLES, amount, cell, ratios
+from .comparison_tuning import N_JUDGED, chosen
 from .statistics import made_in, settings_digest, seven_digits
 
 # Measures with a number of their own in the text.
 NAMED = CIRCUITS | GRADIENTS | OUTPUTS | CHANGES | {"agreement": ("", 2), "live": ("", 0)}
+# Of these less is better; of the others more.
+LESS = (*NEEDED, "gradient_circuits", "output_circuits", "output_rest", "gradient_all", "gradient_own")
 
 
 def frame(result: Comparison, key: str) -> pd.DataFrame:
@@ -32,23 +39,97 @@ def frame(result: Comparison, key: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def spent_frame(result: Comparison, what: str) -> pd.DataFrame:
+    """Returns a cost of every target and method, one each, to be drawn.
+
+    Args:
+        result: The comparison.
+        what: 'seconds' or 'mib'.
+    """
+    rows = [
+        {"target": TITLES[name], "method": method, "value": float(spent[f"{method}/{what}"])}
+        for name, spent in result.costs.items()
+        for method in METHODS[:3]
+    ]
+    return pd.DataFrame(rows)
+
+
+def middle(result: Comparison, name: str, method: str, key: str) -> float:
+    """Returns the median of a measure over targets, a number of parts that is not reached being above all others."""
+    values = result.of(name, method, key)
+    return median(values.nan_to_num(nan=float("inf"), posinf=float("inf")) if key in NEEDED else values)
+
+
+def ahead(result: Comparison, key: str, first: str = "L3D", second: str = "APD") -> list[str]:
+    """Returns on which kinds of targets the median of one method is better than that of another.
+
+    Args:
+        result: The comparison.
+        key: The measure.
+        first: The one.
+        second: The other.
+    """
+    found = []
+    for name in result.measures:
+        one, other = (middle(result, name, method, key) for method in (first, second))
+        if one < other if key in LESS else one > other:
+            found.append(name)
+    return found
+
+
+def listed(names: list[str]) -> str:
+    """Returns kinds of targets as words: 'all' or 'none' of them, or which."""
+    titles = [TITLES[name] for name in names]
+    if len(titles) in (0, len(TITLES)):
+        return "all kinds of targets" if titles else "no kind of target"
+    return " and ".join(filter(None, [", ".join(titles[:-1]), titles[-1]]))
+
+
+def fixed(settings: ComparisonSettings) -> dict[str, Any]:
+    """Returns the numbers of the chapter's prose that were set and not measured."""
+    own, tried = settings.targets, settings.candidates.values()
+    mlps = [name for name in own if name.startswith("mlp")]
+    return {
+        "n_kinds": len(own), "n_held_out": f"{settings.n_held_out:,}", "cost_steps": settings.cost_steps,
+        "output_error": f"{OUTPUT_ERROR:.0%}".replace("%", " %"), "recon": RECON, "half": COVERED,
+        "step": f"{STEP:.0%}".replace("%", " %"), "n_live_samples": f"{N_LIVE:,}", "n_judged": f"{N_JUDGED:,}",
+        "tuning_seeds": " and ".join(map(str, sorted({seed for one in tried for seed in one.seeds}))),
+        "apd_steps_tried": f"{max((one.apd.config.steps for one in tried if one.apd), default=0):,}",
+        **{f"n_again_{name}": sum(len(run.seeds) for run in one.apd_again) for name, one in own.items()},
+        **{f"terms_{name}": own[name].apd[0].config.n_terms for name in mlps},
+        **{f"purest_{name}": f"{subject(name, own[name].seeds[0]).purest:.2f}" for name in mlps},
+    }  # fmt: skip
+
+
 def numbers(result: Comparison) -> dict[str, Any]:
-    """Returns the numbers of the chapter's prose: '<measure>_<target>_<method>', with costs and what was chosen."""
-    found: dict[str, Any] = {"n_held_out": result.settings.n_held_out, "cost_steps": result.settings.cost_steps}
+    """Returns the measured numbers of the chapter's prose.
+
+    '<measure>_<target>_<method>' is median and range, 'median_...' the median alone; 'ahead_<measure>_<method>' names
+    the kinds of targets on which that method's median is the better of L3D's and APD's. Costs and what was chosen are
+    there too.
+    """
+    found: dict[str, Any] = {}
+    for key in NAMED:
+        found[f"ahead_{key}_L3D"], found[f"ahead_{key}_APD"] = (
+            listed(ahead(result, key, *pair)) for pair in (("L3D", "APD"), ("APD", "L3D"))
+        )
     for name, own in result.measures.items():
         found[f"n_{name}"] = len(own["seeds"])
+        found[f"cosine_reachable_{name}"] = f"{median(own['cosine_reachable']):.3f}"
         for method in METHODS:
             for key, (_, digits) in NAMED.items():
                 values = result.of(name, method, key)
-                found[f"{key}_{name}_{method}"] = cell(values, digits, key in NEEDED) or "not run"
-        spent = result.costs[name]
-        found |= {
-            f"seconds_{name}_{method}": f"{float(spent[f'{method}/seconds']):.3g}" for method in METHODS[:3]
-        }  # fmt: skip
-        found[f"faster_{name}"] = f"{ratios(result, 'seconds')[name]:.0f}"
-    labels = result.settings.candidates
-    for (target, method), name in chosen(labels, result.tried).items():
-        found[f"chosen_{target}_{method}"] = labels[name].label
+                found[f"{key}_{name}_{method}"] = text = cell(values, digits, key in NEEDED) or "not run"
+                found[f"median_{key}_{name}_{method}"] = text.split(" [")[0]
+        for what in ("seconds", "mib"):
+            each = {method: amount(float(result.costs[name][f"{method}/{what}"])) for method in METHODS[:3]}
+            found |= {f"{what}_{name}_{method}": text for method, text in each.items()}
+    best, labels = chosen(result.settings.candidates, result.tried), result.settings.candidates
+    for at in ((name, method) for name in result.measures for method in METHODS[:2]):
+        found["chosen_{}_{}".format(*at)] = labels[best[at]].label if at in best else "nothing"
+    for what in ("seconds", "mib"):
+        times = sorted(ratios(result, what).values())
+        found |= {f"least_{what}": amount(times[0]), f"most_{what}": amount(times[-1])}
     return found
 
 
@@ -57,12 +138,17 @@ def rows(result: Comparison) -> list[dict[str, Any]]:
     return [
         {
             "target": name, "method": method, "seed": seed,
-            **{key: round(float(result.of(name, method, key)[i]), 6) for key in NAMED},
+            **{key: _number(result.of(name, method, key)[i]) for key in NAMED},
         }
         for name, own in result.measures.items()
         for i, seed in enumerate(own["seeds"].tolist())
         for method in METHODS
     ]  # fmt: skip
+
+
+def _number(value: Tensor) -> float | None:
+    """Returns a number as JSON has it: None for what is not finite."""
+    return round(float(value), 6) if value.isfinite() else None
 
 
 def first_losses(result: Comparison) -> dict[str, list]:
@@ -74,18 +160,17 @@ def first_losses(result: Comparison) -> dict[str, list]:
     return found
 
 
-def summarise(result: Comparison, preset: str, values: dict[str, Any]) -> dict[str, Any]:
+def summarise(result: Comparison, preset: str) -> dict[str, Any]:
     """Returns the chapter's record: glued numbers, first losses and provenance (JSON-able).
 
     Args:
         result: The comparison.
         preset: The preset it ran.
-        values: Further numbers.
     """
     seconds = {name: round(facts["core_seconds"], 1) for name, facts in result.facts.items()}
     return {
         "preset": preset, "settings": settings_digest(result.settings), "claims": {},
-        "numbers": numbers(result) | {"core_minutes": f"{sum(seconds.values()) / 60:.0f}"} | values,
+        "numbers": fixed(result.settings) | numbers(result) | {"core_minutes": f"{sum(seconds.values()) / 60:.0f}"},
         "table": rows(result), "first_losses": first_losses(result),
         "provenance": made_in(next(iter(result.facts.values())), seconds),
     }  # fmt: skip

@@ -16,13 +16,14 @@ from ..parallel import run_jobs
 from ..training import Run, fit
 from .apd_runs import CODE as APD_CODE
 from .apd_runs import APDRun, decomposed
-from .comparison_measures import found_circuits
-from .comparison_parts import N_LIVE, of_apd, of_l3d
-from .comparison_subjects import subject, targets_digest
+from .comparison_measures import found_circuits, one_a_circuit, output_left
+from .comparison_parts import N_LIVE, Parts, of_apd, of_l3d
+from .comparison_subjects import Subject, subject, targets_digest
 from .studies import Variant, config_facts
 
-# Seed of the samples that tell which components of APD are live.
-JUDGED = 2**29
+# Seed of the samples that tell which components of APD are live, and of those that the outputs' error is of, with how
+# many there are.
+JUDGED, N_JUDGED = 2**29, 1000
 # Modules whose code results depend on, beside those that all results do.
 CODE = (
     *APD_CODE, "apd_shipped", "apd_toys", "comparison_measures", "comparison_parts", "comparison_subjects",
@@ -51,10 +52,17 @@ class Candidate:
 
 
 class Tried(NamedTuple):
-    """How a candidate did, over targets: shares of circuits covered, and matched cosines."""
+    """How a candidate did, over targets.
+
+    Attributes:
+        covered: Shares of circuits covered.
+        cosine: Matched cosines.
+        output: Outputs' errors with one part for each active circuit, see `output_left`; they choose nothing.
+    """
 
     covered: Tensor
     cosine: Tensor
+    output: Tensor
 
     @property
     def rank(self) -> tuple[float, float]:
@@ -94,11 +102,11 @@ def _tried(name: str, one: Candidate, *, folder: Path, progress: bool = False) -
         return _judged(name, one, folder, progress), {}
 
     tensors, _, _ = artifacts.cached(folder, f"tried-{name}", key, compute)
-    return Tried(tensors["covered"], tensors["cosine"])
+    return Tried(**tensors)
 
 
 def _judged(name: str, one: Candidate, folder: Path, progress: bool) -> dict[str, Tensor]:
-    """Returns the two measures over targets."""
+    """Returns the measures over targets, by the names of `Tried`."""
     subjects = [subject(one.target, seed, folder) for seed in one.seeds]
     generators = [torch.Generator().manual_seed(JUDGED + each.seed) for each in subjects]
     samples = [each.sample(generator, N_LIVE) for each, generator in zip(subjects, generators, strict=True)]
@@ -113,10 +121,14 @@ def _judged(name: str, one: Candidate, folder: Path, progress: bool) -> dict[str
         ]  # fmt: skip
         found = fit(runs, progress=name if progress else False)
         parts = [of_l3d(l3d, each) for l3d, each in zip(found, subjects, strict=True)]
-    found = [found_circuits(each, part) for each, part in zip(subjects, parts, strict=True)]
-    return {
-        key: torch.tensor([getattr(each, key) for each in found], dtype=torch.float64) for key in ("covered", "cosine")
-    }
+    found = [_judge(each, part) for each, part in zip(subjects, parts, strict=True)]
+    return dict(zip(Tried._fields, torch.tensor(found, dtype=torch.float64).unbind(1), strict=True))
+
+
+def _judge(one: Subject, parts: Parts) -> tuple[float, float, float]:
+    """Returns the measures of one target."""
+    found, x = found_circuits(one, parts), one.draw(N_JUDGED, seed=JUDGED + one.seed)
+    return found.covered, found.cosine, output_left(one, parts, x)(one_a_circuit(one, parts, x))
 
 
 def chosen(candidates: Mapping[str, Candidate], done: Mapping[str, Tried]) -> dict[tuple[str, str], str]:
@@ -143,7 +155,8 @@ def tuning_table(
     rows = {
         (titles[one.target], one.method, one.label): {
             "covered": f"{done[name].rank[0]:.2f}", "matched |cos|": f"{done[name].rank[1]:.3f}",
-            "targets": len(one.seeds), "chosen": "yes" if name in best else "",
+            "output error": f"{float(done[name].output.mean()):.2f}", "targets": len(one.seeds),
+            "chosen": "yes" if name in best else "",
         }
         for name, one in candidates.items()
     }  # fmt: skip

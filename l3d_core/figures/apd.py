@@ -33,6 +33,7 @@ def plot_instances(mmcs: Mapping[str, Tensor], found: Mapping[str, Tensor], pape
             ax.set_ylabel("")
         for row, name in enumerate(mmcs):
             left.plot([paper[name]] * 2, [row - 0.35, row + 0.35], color=PAPER, lw=1.6)
+        left.set_yticks(range(len(mmcs)), [name.replace(", ", ",\n") for name in mmcs])
         left.set(xlabel="MMCS; bars: paper")
         right.set(xlabel="share of features found")
     return figure
@@ -142,7 +143,7 @@ def plot_errors_of_halves(errors: Mapping[str, Tensor], monosemantic: float) -> 
     Args:
         errors: Mean squared error of each sample `[n]`, by 'top-k', 'scrubbed' and 'anti-scrubbed'. Zeros take part in
             the means, and have no place in the histograms.
-        monosemantic: Error of a network with a neuron for each of as many features as it has.
+        monosemantic: Error of a network with a neuron for each of as many features as it has neurons.
     """
     colours = {"top-k": APD, "scrubbed": SCRUBBED, "anti-scrubbed": ANTI}
     with style():
