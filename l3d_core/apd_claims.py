@@ -68,10 +68,11 @@ CLAIMS = (
     ),
     Claim(
         id="apd-two-layers", figure="apd-mlp-table", place="APD section 3.3", **_MLP,
-        statement="Two layers, a fifth of the ranks: more components serve several features than with one layer.",
+        statement="Two layers, a fifth of the ranks: more components serve several features than of one in the median.",
     ),
     Claim(
         id="apd-gated", figure="apd-fig-13", place="APD App. B.1.2", variants=("text",), **_APD,
-        statement="Gated functions, shortened runs: each has a component with over half its squared weights on it.",
+        statement="Gated functions, shortened runs: each has a component with over half of its squared weights on it, "
+        "those that read x, that read bits and that write counted alike.",
     ),
 )  # fmt: skip

@@ -23,13 +23,13 @@ APD_TMS_LARGE_TUNED = replace(APD_TMS_LARGE, simplicity=25.0, p=1.0, lr=0.01)
 # What the files of the authors' code had instead.
 APD_TMS_LARGE_CODE = replace(APD_TMS_LARGE, n_components=40, top_k=2.0, simplicity=15.0)
 # The paper's text has batches of 2048 and 40,000 steps for one layer; the files of its code 256 and 10,000, as here.
-# Both allow 50 rank-one terms a component for one layer and 25 for two; here a fifth, which take a third of the time.
+# These allow 50 rank-one terms a component for one layer and 25 for two; here a fifth, which take a third of the time.
 APD_MLP = APDConfig(
     n_components=130, n_terms=10, steps=10_000, batch_size=256, top_k=1.28, simplicity=10.0, hidden=1.0,
     unit_norm=True, init_scale=2.0,
 )  # fmt: skip
 APD_MLP_2 = replace(APD_MLP, n_components=200, n_terms=5, minimality=2.0, simplicity=7.0, unit_norm=False)
-# App. D.3: the authors' code has 200,000 steps and batches of 10,000; a tenth and a fifth of that here.
+# App. D.3 has 200,000 steps and batches of 10,000; a tenth and a fifth of that here.
 APD_GATED = APDConfig(
     n_components=4, n_terms=6, steps=20_000, batch_size=2000, top_k=0.2217, faithfulness=0.1, minimality=5.0,
     simplicity=5.0, p=1.0, lr=3e-3, warmup=0.004, init="kaiming",

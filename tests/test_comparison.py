@@ -119,6 +119,9 @@ def test_directions_add_up_to_the_weights_by_hand():
     torch.testing.assert_close(parts.rest, torch.tensor([[0.0, 0, 5]]))
     dead = comparison_parts.from_directions(v, v, w0, torch.tensor([True, False]))
     assert dead.components[1].tolist() == [0, 0, 0] and dead.rest.tolist() == [[0, 4, 5]]
+    # Of gradients (1, 0, 0) and (0, 1, 0) the live direction rebuilds the first; with the dead one none would be left.
+    assert comparison_measures.gradient_left(dead, torch.eye(3)[:2])(2) == pytest.approx(0.5)
+    assert comparison_measures.gradient_left(parts, torch.eye(3)[:2])(2) == pytest.approx(0)
     # The same direction twice: the shortest c shares it.
     twice = comparison_parts.from_directions(v[[0, 0]], v[[0, 0]], w0)
     torch.testing.assert_close(twice.components, torch.tensor([[1.5, 0, 0], [1.5, 0, 0]]))
@@ -595,7 +598,7 @@ def test_cells_by_hand():
     assert comparison_tables.cell(torch.tensor([nan, nan, 2.0, 4.0]), 0, True) == "– [2, –]"
     assert comparison_tables.cell(torch.tensor([nan]), 1, True) == "– [–, –]"
     # What cannot be measured is left out; what is boundless is not.
-    assert comparison_tables.cell(torch.tensor([3.0, nan, 2.0]), 1) == "2.5 [2.0, 3.0]"
+    assert comparison_tables.cell(torch.tensor([3.0, nan, 2.0]), 1) == "2.5 [2.0, 3.0], n = 2"
     assert comparison_tables.cell(torch.tensor([nan]), 1) == "" and "∞" in comparison_tables.cell(
         torch.tensor([math.inf, 1]), 1
     )
@@ -641,6 +644,8 @@ def test_who_is_ahead(result):
     values = {
         # Medians of 2 and 3, of 1 and 1, and one that nothing is known of.
         "covered": ([1.0, 3.0], [3.0, 3.0]), "purity": ([1.0, 1.0], [1.0, 1.0]), "agreement": ([1.0, 1.0], [nan, nan]),
+        # Of the first target alone both are known: 2 against 1.
+        "cosine": ([2.0, 0.0], [1.0, nan]),
         # Less is better: 2 against 3; never reached on one of two, and on neither.
         "output_circuits": ([2.0, 2.0], [3.0, 3.0]), "added_active": ([5.0, nan], [9.0, 8.0]),
         "output_active": ([nan, nan], [nan, nan]),
@@ -648,8 +653,8 @@ def test_who_is_ahead(result):
     own = {f"{m}/{key}": torch.tensor(both[i]) for key, both in values.items() for i, m in enumerate(("L3D", "APD"))}
     changed = result._replace(measures={"tmcs": own})
     expected = {
-        "covered": "APD", "purity": "", "agreement": "", "output_circuits": "L3D", "added_active": "APD",
-        "output_active": "",
+        "covered": "APD", "purity": "", "agreement": "", "cosine": "L3D", "output_circuits": "L3D",
+        "added_active": "APD", "output_active": "",
     }  # fmt: skip
     for key, best in expected.items():
         assert comparison_summary.ahead(changed, key) == (["tmcs"] if best == "L3D" else [])

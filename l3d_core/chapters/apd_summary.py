@@ -98,7 +98,7 @@ def n_shared(one: Decomposed) -> Tensor:
 
 
 def claims(result: APDResult) -> dict[str, dict[str, list]]:
-    """Returns the values of APD's claims, by 'text' and 'code' as far as these were run."""
+    """Returns the values of APD's claims by 'text', 'code' and 'tuned', as far as these were run."""
     found: dict[str, dict[str, list]] = {}
     for size, names in SUPERPOSED.items():
         for key in ("mmcs", "ml2r"):

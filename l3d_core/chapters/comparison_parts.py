@@ -50,14 +50,14 @@ def from_directions(v_in: Tensor, v_out: Tensor, w0: Tensor, live: Tensor | None
         v_in: `[n_v, n_w]`.
         v_out: `[n_v, n_w]`.
         w0: The weights `[1, n_w]`.
-        live: Which are used `[n_v]`; None for all. Dead ones get a c of 0.
+        live: Which are used `[n_v]`; None for all. Dead ones get a c of 0 and directions of 0.
     """
     live = torch.ones(len(v_out), dtype=torch.bool) if live is None else live
     used = (v_out * live[:, None]).double()
     # The shortest c there is, through the Gram matrix: directions may be more than they span.
     c = torch.linalg.pinv(used @ used.mT, rtol=1e-6, hermitian=True) @ (used @ w0.double().mT)
     components = (c * used).to(v_out)
-    return Parts(v_in, v_out, components, w0 - components.sum(0), live)
+    return Parts(v_in * live[:, None], v_out * live[:, None], components, w0 - components.sum(0), live)
 
 
 def of_l3d(l3d: L3D, subject: Subject) -> Parts:

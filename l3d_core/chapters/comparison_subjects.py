@@ -72,7 +72,7 @@ class Subject:
 
     @property
     def purest(self) -> float:
-        """The purity of a part that reads one input as well as can be: below 1 where embeddings overlap."""
+        """The purity of a part that reads along the embedding of one input: below 1 where embeddings overlap."""
         if not isinstance(self.network, ResidualMLP):
             return 1.0
         overlap = (self.network.embed @ self.network.embed.mT)[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pandas as pd
+import torch
 from torch import Tensor
 
 from .comparison import METHODS, Comparison, jobs
@@ -54,14 +55,8 @@ def spent_frame(result: Comparison, what: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def middle(result: Comparison, name: str, method: str, key: str) -> float:
-    """Returns the median of a measure over targets, a number of parts that is not reached being above all others."""
-    values = result.of(name, method, key)
-    return median(values.nan_to_num(nan=float("inf"), posinf=float("inf")) if key in NEEDED else values)
-
-
 def ahead(result: Comparison, key: str, first: str = "L3D", second: str = "APD") -> list[str]:
-    """Returns on which kinds of targets the median of one method is better than that of another.
+    """Returns on which kinds of targets the median of one method is better than that of another, on the same targets.
 
     Args:
         result: The comparison.
@@ -71,7 +66,10 @@ def ahead(result: Comparison, key: str, first: str = "L3D", second: str = "APD")
     """
     found = []
     for name in result.measures:
-        one, other = (middle(result, name, method, key) for method in (first, second))
+        both = torch.stack([result.of(name, method, key) for method in (first, second)])
+        # A number of parts that is not reached is above all others; what was not measured for both does not count.
+        both = both.nan_to_num(nan=torch.inf) if key in NEEDED else both[:, ~both.isnan().any(0)]
+        one, other = map(median, both)
         if one < other if key in LESS else one > other:
             found.append(name)
     return found

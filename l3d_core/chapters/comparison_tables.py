@@ -45,7 +45,7 @@ NEEDED = ("gradient_active", "output_active", "added_active")
 
 
 def cell(values: Tensor, digits: int, needed: bool = False) -> str:
-    """Returns 'median [least, most]' of targets.
+    """Returns 'median [least, most]' of targets, with the number of those measured if these are not all.
 
     Args:
         values: `[n]`; NaN is left out, and nothing but NaN gives an empty text.
@@ -59,7 +59,7 @@ def cell(values: Tensor, digits: int, needed: bool = False) -> str:
     low, high = ordered[(n - 1) // 2], ordered[n // 2]
     beyond = "–" if needed else "∞"
     shown = [beyond if math.isinf(v) else f"{v:.{digits}f}" for v in ((low + high) / 2, ordered[0], ordered[-1])]
-    return f"{shown[0]} [{shown[1]}, {shown[2]}]"
+    return f"{shown[0]} [{shown[1]}, {shown[2]}]" + (f", n = {n}" if n < len(values) else "")
 
 
 def amount(value: float) -> str:
