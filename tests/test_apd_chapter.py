@@ -189,6 +189,16 @@ def test_what_is_kept_of_large_contributions_by_hand(result, monkeypatch):
     assert apd_views.kept_contributions(result.runs["mlp-1"]).tolist() == pytest.approx([0.75, 0.9])
 
 
+def test_features_across_layers_by_hand(result, monkeypatch):
+    # Two layers of two neurons. Of .04 and more: both layers, the first alone, both, in the target; then only the last.
+    target = torch.tensor([[[0.04, 0.0, 0.2, 0.0], [0.3, 0.3, 0.03, 0.0], [0.0, 0.1, 0.0, 0.1]]])
+    best = torch.tensor([[[0.03, 0.0, 0.2, 0.0], [0.3, 0.3, 0.03, 0.0], [0.0, 0.1, 0.0, 0.1]]])
+    monkeypatch.setattr(apd_views, "predominant", lambda one: (target, best))
+    network = result.runs["mlp-2"].network._replace(b=(torch.zeros(1, 2), torch.zeros(1, 2)))
+    found = apd_views.across_layers(result.runs["mlp-2"]._replace(network=network))
+    assert [n.tolist() for n in found] == [[2], [1]]
+
+
 # --- measures and claims ----------------------------------------------------------------------------------------
 
 

@@ -14,7 +14,7 @@ from .apd_gated import Gated, best, gated, one_each, purity
 from .apd_measures import FOUND, LONG, SERVES, FeatureErrors, contributions, feature_errors
 from .apd_runs import GATED_SEED, Decomposed
 from .apd_tables import N_SCRUBBED, Residual, Superposed, held_out, residual, superposed
-from .apd_views import LARGE, kept_contributions, responses, shown_feature
+from .apd_views import LARGE, across_layers, kept_contributions, responses, shown_feature
 from .statistics import made_in, settings_digest, seven_digits, spread_text
 
 # Which run stands for the paper's text, for its authors' code at its defaults and for settings of ours, by what the
@@ -161,6 +161,7 @@ def residual_numbers(result: APDResult, name: str) -> dict[str, Any]:
     """
     one, run, alone = result.residual[name], result.runs[name], result.alone[name]
     bad, config, target = n_bad(alone), run.apd.config, result.settings.runs[name][0].target
+    across = dict(zip(("across_target", "across"), across_layers(run), strict=True))
     found = {
         f"n_{name}": len(one.own), f"own_{name}": spread_text(one.own, 0), f"ratio_{name}": spread_text(ratio(one), 1),
         f"shared_{name}": spread_text(n_shared(run), 0), f"mono_{name}": spread_text(1e4 * one.monosemantic, 2),
@@ -173,6 +174,7 @@ def residual_numbers(result: APDResult, name: str) -> dict[str, Any]:
         f"steps_{name}": f"{config.steps:,}", f"batch_{name}": config.batch_size,
     }  # fmt: skip
     kinds = {kind: 1e4 * getattr(one.halves, kind).mean(1) for kind in one.halves._fields}
+    found |= {f"{what}_{name}": spread_text(n, 0) for what, n in across.items()}
     return found | {f"{kind}_{name}": spread_text(mean, 2) for kind, mean in kinds.items()}
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from ..baselines.apd_networks import ResidualMLP
-from .apd_measures import FeatureErrors, contributions, feature_components, masked_outputs, most_attributed
+from .apd_measures import SERVES, FeatureErrors, contributions, feature_components, masked_outputs, most_attributed
 from .apd_runs import Decomposed
 from .apd_tables import Residual
 
@@ -118,6 +118,20 @@ def kept_contributions(one: Decomposed) -> Tensor:
     """
     target, best = predominant(one)
     return torch.where(target > LARGE, best / target, torch.nan).flatten(1).nanquantile(0.5, dim=1)
+
+
+def across_layers(one: Decomposed) -> tuple[Tensor, Tensor]:
+    """Returns to how many features neurons of every layer contribute at least `SERVES`, `[n_runs]` twice.
+
+    Args:
+        one: Decompositions of residual MLPs.
+
+    Returns:
+        That number in the target, and in each feature's predominant component.
+    """
+    wide = one.network.b[0].shape[1]
+    parts = [(part >= SERVES).unflatten(-1, (-1, wide)) for part in predominant(one)]
+    return tuple(part.any(-1).all(-1).sum(1) for part in parts)
 
 
 def first_contributions(one: Decomposed) -> tuple[Tensor, Tensor]:
