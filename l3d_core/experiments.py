@@ -22,10 +22,10 @@ SETTINGS = {
 
 NOTEBOOKS = (
     "01_superposition", "02_circuit_superposition", "03_high_rank", "04_squared", "05_language_model", "06_vision",
-    "08_your_own_model",
+    "07_apd", "08_your_own_model",
 )  # fmt: skip
 # Notebooks that run, and are tested, but of which the book has no full run yet.
-UNPUBLISHED = ("07_apd", "09_comparison")
+UNPUBLISHED = ("09_comparison",)
 # The module that computes each notebook's results.
 CHAPTERS = {
     "01_superposition": superposition,

@@ -27,7 +27,7 @@ def showing(record: str) -> str:
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
     """A checkout with one notebook, and as working directory."""
-    monkeypatch.setattr(experiments, "notebooks", lambda: ["tiny"])
+    monkeypatch.setattr(experiments, "runnable", lambda: ["tiny"])
     monkeypatch.setattr(cli, "project_root", lambda: tmp_path)
     monkeypatch.chdir(tmp_path)
     notebook(tmp_path, "print(n)")

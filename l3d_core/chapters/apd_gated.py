@@ -113,13 +113,13 @@ def gated_table(found: Gated, seeds: tuple[int, ...]) -> pd.DataFrame:
     rows = []
     for seed, errors, pure, each in zip(seeds, found.errors, purity(found), one_each(found), strict=True):
         rows.append({
-            "seed": str(seed), **{f"error, function {i}": f"{float(e):.4f}" for i, e in enumerate(errors)},
+            "seed": str(seed), **{f"error {i}": f"{float(e):.3f}" for i, e in enumerate(errors)},
             "purity, lowest": f"{float(pure.min()):.2f}", "purity, mean": f"{float(pure.mean()):.2f}",
             "a component for each": "yes" if each else "no",
         })  # fmt: skip
     pure = purity(found)
     rows.append({
-        "seed": "all", **{f"error, function {i}": spread_text(e, 4) for i, e in enumerate(found.errors.T)},
+        "seed": "all", **{f"error {i}": spread_text(e) for i, e in enumerate(found.errors.T)},
         "purity, lowest": spread_text(pure.amin(1), 2), "purity, mean": spread_text(pure.mean(1), 2),
         "a component for each": f"{int(one_each(found).sum())} of {len(pure)}",
     })  # fmt: skip
