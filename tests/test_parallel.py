@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from l3d_core.parallel import run_jobs
+from l3d_core.parallel import keep_freed_memory, run_jobs
 
 
 def square(x):
@@ -58,6 +58,36 @@ if __name__ == "__main__":
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     wait_for(lambda: not any(alive(pid) for pid in workers), 20)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory that is freed can be kept with glibc, on Linux, only")
+def test_freed_memory_is_kept():
+    """Four blocks of 16 MiB that are made and dropped again and again are new pages of the system's no more."""
+    script = """
+import resource, sys, torch
+from l3d_core.parallel import keep_freed_memory
+done = keep_freed_memory() if sys.argv[1] == "keep" else None
+for i in range(20):
+    if i == 10:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    blocks = [torch.ones(2**22) for _ in range(4)]
+    del blocks
+print(done, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    plain, kept = (
+        subprocess.run([sys.executable, "-c", script, how], capture_output=True, text=True, check=True).stdout.split()
+        for how in ("plain", "keep")
+    )
+    if kept[0] == "False":
+        pytest.skip("the C library cannot be told to keep memory")
+    assert int(kept[1]) < 1000
+    # Ten rounds of 64 MiB in pages of 64 KiB at most, unless another allocator keeps them by itself.
+    assert int(plain[1]) < 1000 or int(plain[1]) > 9 * 2**26 / 2**16
+
+
+def test_nothing_is_done_where_the_library_cannot_be_told(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert keep_freed_memory() is False
 
 
 def wait_for(condition, seconds):

@@ -380,7 +380,7 @@ import signal, sys
 from pathlib import Path
 from l3d_core import cli, experiments
 signal.signal(signal.SIGINT, signal.default_int_handler)  # A shell's background job inherits it ignored.
-experiments.notebooks = lambda: ["tiny"]
+experiments.runnable = lambda: ["tiny"]
 cli.project_root = lambda: Path.cwd()
 sys.exit(cli.main(["sweep", "tiny", "--device", "cpu", "--jobs", "2", "--output", "out", "-p", "n=1,2,3,4"]))
 """
