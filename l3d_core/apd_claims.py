@@ -68,7 +68,7 @@ CLAIMS = (
     ),
     Claim(
         id="apd-two-layers", figure="apd-mlp-table", place="APD section 3.3", **_MLP,
-        statement="Two layers, a fifth of the ranks: more components serve several features than of one in the median.",
+        statement="Two layers, a fifth of the ranks: more components serve several features than with one (median).",
     ),
     Claim(
         id="apd-gated", figure="apd-fig-13", place="APD App. B.1.2", variants=("text",), **_APD,
