@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from . import experiments, record
+from .artifacts import provenance
 from .chapters import apd_chapter
 from .chapters.statistics import settings_digest
 from .chapters.studies import fit_job
@@ -84,21 +85,28 @@ def check_losses(name: str, found: dict[str, Any]) -> list[str]:
     """Returns which stacks of runs no longer give the losses their full run began with.
 
     The losses of each run's first steps, 50 of L3D and 10 of APD, are recomputed from the paper preset; a relative
-    difference above 1e-5 means that the mathematics, the settings or the data have changed.
+    difference above 1e-5 means that the mathematics, the settings or the data have changed. A processor that is not the
+    record's rounds otherwise, and where a gradient is zero but for rounding Adam makes a whole step of it, so that some
+    runs part from the second loss on. There the first loss of every run has to agree, and all losses of most runs.
     """
     settings, problems = experiments.settings(name, "paper"), []
     jobs, stored = experiments.CHAPTERS[name].jobs(settings), found["first_losses"]
     if set(jobs) != set(stored):
         return [f"{name}: its record and the preset differ in {sorted(set(jobs) ^ set(stored))}; run it again."]
+    same, apart = found["provenance"]["device"] == provenance()["device"], []
     for stack, job in jobs.items():
         now = _losses(job).double()
         then = torch.tensor(stored[stack], dtype=torch.float64).flatten(0, 1)
         if now.shape != then.shape:
             problems.append(f"{name}, {stack}: {len(then)} runs stored, {len(now)} in the preset; run it again.")
             continue
-        worst = float(((now - then).abs() / then.abs().clamp_min(1e-12)).max())
+        difference = (now - then).abs() / then.abs().clamp_min(1e-12)
+        apart += (~(difference <= TOLERANCE).all(1)).tolist()
+        worst = float((difference if same else difference[:, :1]).max())
         if not worst <= TOLERANCE:
             problems.append(f"{name}, {stack}: first losses differ by {worst:.1e} (limit {TOLERANCE:g}); run it again.")
+    if 2 * sum(apart) >= len(apart) > 0 and not problems:
+        problems.append(f"{name}: first losses of {sum(apart)} of {len(apart)} runs differ; run it again.")
     return problems
 
 

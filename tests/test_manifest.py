@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from l3d_core import check, experiments, record
+from l3d_core.artifacts import provenance
 from l3d_core.chapters import superposition
 from l3d_core.chapters.statistics import settings_digest, spread, spread_text
 from l3d_core.chapters.studies import Study, fit_job, study
@@ -81,10 +82,24 @@ def test_a_changed_loss_is_found(monkeypatch):
         name: [[l3d.history.first_losses.tolist()] for l3d in fit_job(job, max_steps=50)]
         for name, job in superposition.jobs(settings).items()
     }
-    assert check.check_losses("01_superposition", {"first_losses": losses}) == []
+    here, elsewhere = ({"first_losses": losses, "provenance": {"device": d}} for d in (provenance()["device"], "other"))
+    for found in (here, elsewhere):
+        assert check.check_losses("01_superposition", found) == []
     losses["tuning"][2][0][49] *= 1.001
-    problems = check.check_losses("01_superposition", {"first_losses": losses})
+    problems = check.check_losses("01_superposition", here)
     assert len(problems) == 1 and "tuning: first losses differ" in problems[0]
+    # Another processor may part some runs, but not in their first loss, and not most of them.
+    assert check.check_losses("01_superposition", elsewhere) == []
+    losses["tuning"][2][0][0] *= 1.001
+    problems = check.check_losses("01_superposition", elsewhere)
+    assert len(problems) == 1 and "tuning: first losses differ" in problems[0]
+    losses["tuning"][2][0][0] /= 1.001
+    for stack in losses.values():
+        for run in stack:
+            run[0][3] *= 1.001
+    [problem] = check.check_losses("01_superposition", elsewhere)
+    n = sum(map(len, losses.values()))
+    assert f"first losses of {n} of {n} runs differ" in problem
 
 
 def test_unknown_notebook_and_preset_are_refused():
@@ -147,10 +162,11 @@ def test_a_stack_that_is_missing_or_of_another_size_is_a_problem_and_no_crash(mo
     monkeypatch.setitem(experiments.SETTINGS["01_superposition"], "paper", replace(tiny, sizes=((5, 2),), epochs=2))
     jobs = superposition.jobs(experiments.settings("01_superposition", "paper"))
     losses = {name: [[[0.5] * 50] * (len(job.runs()) + 1)] for name, job in jobs.items()}
-    found = check.check_losses("01_superposition", {"first_losses": losses})
+    here = {"first_losses": losses, "provenance": provenance()}
+    found = check.check_losses("01_superposition", here)
     assert len(found) == len(jobs) and "runs stored" in found[0]
     del losses["main"]
-    assert check.check_losses("01_superposition", {"first_losses": losses}) == [
+    assert check.check_losses("01_superposition", here) == [
         "01_superposition: its record and the preset differ in ['main']; run it again."
     ]
 
