@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ from .chapters import apd_chapter
 from .chapters.statistics import settings_digest
 from .chapters.studies import fit_job
 from .claims import CLAIMS, ledger
-from .parallel import small_work
+from .parallel import run_jobs, small_work
 from .publish import toc_pages
-from .real_experiments import missing_data
+from .real_experiments import NEEDS, missing_data
 from .runner import incomplete
 from .streams import FIRST_LOSSES
 
@@ -30,7 +31,7 @@ def check_all(root: Path, progress: bool = False) -> list[str]:
         root: Top folder of the project.
         progress: Say on standard output what is checked.
     """
-    problems = check_lists(root)
+    problems, pending = check_lists(root), {}
     for name in experiments.notebooks():
         path = root / "book" / "results" / f"{name}.ipynb"
         if not path.exists():
@@ -41,11 +42,12 @@ def check_all(root: Path, progress: bool = False) -> list[str]:
         if missing and progress:
             print(f"{name}: first losses not recomputed for want of {' and '.join(missing)}, see L3D_HUB")
         if not found and not missing:
-            if progress:
-                print(f"{name}: recomputing the first losses of its runs")
-            with small_work(True):  # As the runs were made; on two threads many small operations wait for each other.
-                found = check_losses(name, record.read(path))
+            pending[name] = record.read(path)
         problems += found
+    if progress and pending:
+        print(f"recomputing the first losses of the runs of {', '.join(pending)}", flush=True)
+    for name, now in _recomputed(pending).items():
+        problems += check_losses(name, pending[name], now)
     return problems or check_claims(root)
 
 
@@ -81,7 +83,7 @@ def check_result(source: Path, result: Path, name: str) -> list[str]:
     return problems
 
 
-def check_losses(name: str, found: dict[str, Any]) -> list[str]:
+def check_losses(name: str, found: dict[str, Any], now: Mapping[str, Tensor] | None = None) -> list[str]:
     """Returns which stacks of runs no longer give the losses their full run began with.
 
     The losses of each run's first steps, 50 of L3D and 10 of APD, are recomputed from the paper preset; a relative
@@ -94,13 +96,13 @@ def check_losses(name: str, found: dict[str, Any]) -> list[str]:
     if set(jobs) != set(stored):
         return [f"{name}: its record and the preset differ in {sorted(set(jobs) ^ set(stored))}; run it again."]
     same, apart = found["provenance"]["device"] == provenance()["device"], []
-    for stack, job in jobs.items():
-        now = _losses(job).double()
+    for stack in jobs:
+        losses = _losses(name, stack) if now is None else now[stack]
         then = torch.tensor(stored[stack], dtype=torch.float64).flatten(0, 1)
-        if now.shape != then.shape:
-            problems.append(f"{name}, {stack}: {len(then)} runs stored, {len(now)} in the preset; run it again.")
+        if losses.shape != then.shape:
+            problems.append(f"{name}, {stack}: {len(then)} runs stored, {len(losses)} in the preset; run it again.")
             continue
-        difference = (now - then).abs() / then.abs().clamp_min(1e-12)
+        difference = (losses - then).abs() / then.abs().clamp_min(1e-12)
         apart += (~(difference <= TOLERANCE).all(1)).tolist()
         worst = float((difference if same else difference[:, :1]).max())
         if not worst <= TOLERANCE:
@@ -110,11 +112,22 @@ def check_losses(name: str, found: dict[str, Any]) -> list[str]:
     return problems
 
 
-def _losses(job: Any) -> Tensor:  # noqa: ANN401
+def _recomputed(pending: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:
+    """Returns the first losses of notebooks by stack, computed on all cores, those of the real models first."""
+    stacks = {name: list(experiments.CHAPTERS[name].jobs(experiments.settings(name, "paper"))) for name in pending}
+    longest = sorted(stacks, key=lambda name: name not in NEEDS)
+    calls = [{"name": name, "stack": stack} for name in longest for stack in stacks[name]]
+    found = dict(zip([tuple(call.values()) for call in calls], run_jobs(_losses, calls), strict=True))
+    return {name: {stack: found[name, stack] for stack in stacks[name]} for name in pending}
+
+
+def _losses(name: str, stack: str) -> Tensor:
     """Returns the first losses of a stack's runs, computed anew, `[n_runs, n]`."""
-    if isinstance(job, apd_chapter.APDJob):
-        return apd_chapter.first_losses(job)
-    return torch.stack([l3d.history.first_losses for l3d in fit_job(job, max_steps=FIRST_LOSSES)])
+    job = experiments.CHAPTERS[name].jobs(experiments.settings(name, "paper"))[stack]
+    with small_work(True):  # As the runs were made; on two threads many small operations wait for each other.
+        if isinstance(job, apd_chapter.APDJob):
+            return apd_chapter.first_losses(job).double()
+        return torch.stack([l3d.history.first_losses for l3d in fit_job(job, max_steps=FIRST_LOSSES)]).double()
 
 
 def check_claims(root: Path) -> list[str]:

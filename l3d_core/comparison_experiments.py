@@ -101,7 +101,7 @@ _APD = {
 
 def _around(one: Knobs, low: float, high: float) -> tuple[Knobs, ...]:
     """Returns a candidate with others that differ in one thing or two, two simplicities among them."""
-    changes = ({"lr": 3e-3}, {"lr": 1e-2}, {"p": 1.0}, {"lr": 3e-3, "p": 1.0})
+    changes = ({"lr": 3e-3}, {"lr": 1e-2}, {"lr": 3e-2}, {"p": 1.0}, {"lr": 3e-3, "p": 1.0})
     first = one._replace(simplicity=low), one, one._replace(simplicity=high), one._replace(top_k=2.0)
     return *first, *(one._replace(**change) for change in changes)
 
