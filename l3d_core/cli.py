@@ -120,10 +120,10 @@ def state(root: Path, name: str) -> str:
         root: The checkout.
         name: A notebook.
     """
-    from .experiments import runnable
+    from .experiments import notebooks
 
     source, result = root / "notebooks" / f"{name}.ipynb", root / "book" / "results" / f"{name}.ipynb"
-    if name not in runnable() or not source.is_file():
+    if name not in notebooks() or not source.is_file():
         return "not built yet"
     if not result.is_file():
         return "quick only"
@@ -215,9 +215,9 @@ def check_names(names: Sequence[str], every: bool) -> list[str]:
     Raises:
         ValueError: Neither or both, or an unknown notebook.
     """
-    from .experiments import runnable
+    from .experiments import notebooks
 
-    known = runnable()
+    known = notebooks()
     if bool(names) == every:
         raise ValueError(f"got {len(names)} names and --all {'set' if every else 'not set'}; expected names or --all.")
     unknown = [name for name in names if name not in known]

@@ -22,10 +22,8 @@ SETTINGS = {
 
 NOTEBOOKS = (
     "01_superposition", "02_circuit_superposition", "03_high_rank", "04_squared", "05_language_model", "06_vision",
-    "07_apd", "08_your_own_model",
+    "07_apd", "08_your_own_model", "09_comparison",
 )  # fmt: skip
-# Notebooks that run, and are tested, but of which the book has no full run yet.
-UNPUBLISHED = ("09_comparison",)
 # The module that computes each notebook's results.
 CHAPTERS = {
     "01_superposition": superposition,
@@ -38,13 +36,8 @@ CHAPTERS = {
 
 
 def notebooks() -> list[str]:
-    """Returns the notebooks that the book shows, in reading order."""
+    """Returns all notebooks, in reading order."""
     return list(NOTEBOOKS)
-
-
-def runnable() -> list[str]:
-    """Returns these and the notebooks that the book does not show yet."""
-    return [*NOTEBOOKS, *UNPUBLISHED]
 
 
 def built(exhibit: Exhibit) -> bool:
@@ -65,7 +58,7 @@ def settings(
         ValueError: An unknown notebook or preset.
     """
     if notebook not in SETTINGS:
-        raise ValueError(f"notebook {notebook!r} is unknown; expected one of {runnable()}. See l3d list.")
+        raise ValueError(f"notebook {notebook!r} is unknown; expected one of {notebooks()}. See l3d list.")
     if preset not in SETTINGS[notebook]:
         raise ValueError(f"preset {preset!r} of {notebook} is unknown; expected one of {list(SETTINGS[notebook])}.")
     return SETTINGS[notebook][preset]

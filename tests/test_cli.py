@@ -20,7 +20,6 @@ def checkout(tmp_path, monkeypatch):
     )
     monkeypatch.setattr(experiments, "EXHIBITS", exhibits)
     monkeypatch.setattr(experiments, "NOTEBOOKS", ("tiny",))
-    monkeypatch.setattr(experiments, "UNPUBLISHED", ())
     monkeypatch.setattr(cli, "project_root", lambda: tmp_path)
     write(tmp_path / "notebooks" / "tiny.ipynb", tiny("print(preset, n)"))
     return tmp_path
@@ -73,7 +72,6 @@ def test_destinations(runs, checkout):
 
 def test_all_runs_the_manifest(runs, monkeypatch, checkout):
     monkeypatch.setattr(experiments, "NOTEBOOKS", ("tiny", "more"))
-    monkeypatch.setattr(experiments, "UNPUBLISHED", ())
     write(checkout / "notebooks" / "more.ipynb", tiny())
     assert cli.main(["run", "--all"]) == 0
     assert [source.stem for source, *_ in runs] == ["tiny", "more"]
@@ -82,7 +80,6 @@ def test_all_runs_the_manifest(runs, monkeypatch, checkout):
 def test_all_leaves_out_what_has_no_data_and_says_so(runs, monkeypatch, checkout, capsys):
     monkeypatch.delenv("L3D_HUB", raising=False)
     monkeypatch.setattr(experiments, "NOTEBOOKS", ("06_vision", "tiny"))
-    monkeypatch.setattr(experiments, "UNPUBLISHED", ())
     write(checkout / "notebooks" / "06_vision.ipynb", tiny())
     assert cli.main(["run", "--all"]) == 0
     assert [source.stem for source, *_ in runs] == ["tiny"]
@@ -136,7 +133,6 @@ def test_output_over_a_source_is_refused(runs, capsys, checkout):
 
 def test_a_listed_notebook_that_is_not_there_is_refused_before_any_runs(runs, capsys, monkeypatch):
     monkeypatch.setattr(experiments, "NOTEBOOKS", ("tiny", "gone"))
-    monkeypatch.setattr(experiments, "UNPUBLISHED", ())
     assert "gone.ipynb does not exist" in refusal(capsys, "run", "--all")
     assert runs == []
 

@@ -633,7 +633,8 @@ def test_what_both_ran_with_is_listed():
     l3d = found.loc[("circuit superposition", "L3D")]
     assert l3d["trained on"] == "64 samples, 2 times" and l3d["settings"].endswith(TMCS_VARIANTS["tuned"].divergence)
     paper = comparison_tables.settings_table(SETTINGS["09_comparison"]["paper"])
-    assert paper.loc[("MLP of 1 layer", "L3D"), "settings"] == "3.2 kept a sample, mse, revival"
+    assert paper.loc[("MLP of 1 layer", "L3D"), "settings"] == "6.4 kept a sample, mse"
+    assert paper.loc[("MLP of 2 layers", "L3D"), "settings"] == "6.4 kept a sample, mse, revival"
     assert (
         paper.loc[("superposition 40 in 10", "APD"), "settings"] == "top-k 1, simplicity 25, p 1, lr 0.01"
     )  # That of `tuned`.
@@ -684,6 +685,31 @@ def test_the_record_has_every_number(result):
     assert len(frame) == 6 and frame["value"][1] == float(result.costs["tms_5-2"]["APD/seconds"])
     frame = comparison_summary.frame(result, "covered")
     assert len(frame) == 12 and set(frame["method"]) == set(comparison.METHODS)
+
+
+def test_what_choosing_by_outputs_would_give(result):
+    """Of three candidates of APD the one that covers most is chosen, and the last has the smallest error."""
+
+    def of(*values):
+        return torch.tensor(values, dtype=torch.float64)
+
+    run = result.settings.targets["tmcs"].apd[0]
+    common = {"target": "tmcs", "method": "APD", "seeds": (1, 2), "apd": run}
+    candidates = {name: Candidate(label=name.upper(), **common) for name in "abc"}
+    done = {
+        "a": Tried(of(0.5, 0.5), of(0.9, 0.9), of(2.0, 4.0)), "b": Tried(of(1.0, 0.5), of(0.4, 0.4), of(1.0, 2.5)),
+        "c": Tried(of(0.0, 0.5), of(0.9, 0.9), of(0.1, 0.3)),
+    }  # fmt: skip
+    other = Candidate(target="tmcs", method="L3D", label="other", seeds=(1,), l3d=TMCS_VARIANTS["tuned"])
+    changed = result._replace(
+        settings=replace(result.settings, candidates={"d": other, **candidates}),
+        tried={"d": Tried(of(1.0), of(1.0), of(0.0)), **done},
+    )
+    found = comparison_summary.tuning_numbers(changed)
+    assert found["chosen_tmcs_APD"] == "B" and found["chosen_tms_5-2_APD"] == "nothing"
+    errors = {key: found[key] for key in found if "error" in key or "covered" in key}
+    assert errors == {"chosen_error_tmcs": "1.75", "chosen_covered_tmcs": "0.75", "least_error_tmcs": "0.20",
+                      "least_covered_tmcs": "0.25"}  # fmt: skip
 
 
 def test_amounts_by_hand():

@@ -27,7 +27,7 @@ def test_a_notebook_nobody_listed_is_found(root, tmp_path):
     for name in ("notebooks", "book"):
         (tmp_path / name).mkdir()
     shutil.copy(root / "book" / "_toc.yml", tmp_path / "book")
-    for name in [*experiments.runnable(), "99_stray"]:
+    for name in [*experiments.notebooks(), "99_stray"]:
         (tmp_path / "notebooks" / f"{name}.ipynb").touch()
     problems = check.check_lists(tmp_path)
     assert len(problems) == 1 and "99_stray" in problems[0]

@@ -244,7 +244,7 @@ import signal, sys
 from pathlib import Path
 from l3d_core import cli, experiments
 signal.signal(signal.SIGINT, signal.default_int_handler)  # A shell's background job inherits it ignored.
-experiments.NOTEBOOKS, experiments.UNPUBLISHED = ("tiny",), ()
+experiments.NOTEBOOKS = ("tiny",)
 cli.project_root = lambda: Path(sys.argv[1])
 sys.exit(cli.main(["run", "tiny", "--device", "cpu", "--output", sys.argv[1] + "/out.ipynb"]))
 """

@@ -329,9 +329,9 @@ def test_notebooks_are_thin(path):
 
 
 def test_there_is_a_notebook_for_each_entry_of_the_manifest():
-    from l3d_core.experiments import runnable
+    from l3d_core.experiments import notebooks
 
-    assert sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb")) == sorted(runnable())
+    assert sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb")) == sorted(notebooks())
 
 
 @pytest.mark.parametrize(

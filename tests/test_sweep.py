@@ -27,7 +27,7 @@ def showing(record: str) -> str:
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
     """A checkout with one notebook, and as working directory."""
-    monkeypatch.setattr(experiments, "runnable", lambda: ["tiny"])
+    monkeypatch.setattr(experiments, "notebooks", lambda: ["tiny"])
     monkeypatch.setattr(cli, "project_root", lambda: tmp_path)
     monkeypatch.chdir(tmp_path)
     notebook(tmp_path, "print(n)")
@@ -380,7 +380,7 @@ import signal, sys
 from pathlib import Path
 from l3d_core import cli, experiments
 signal.signal(signal.SIGINT, signal.default_int_handler)  # A shell's background job inherits it ignored.
-experiments.runnable = lambda: ["tiny"]
+experiments.notebooks = lambda: ["tiny"]
 cli.project_root = lambda: Path.cwd()
 sys.exit(cli.main(["sweep", "tiny", "--device", "cpu", "--jobs", "2", "--output", "out", "-p", "n=1,2,3,4"]))
 """

@@ -122,12 +122,29 @@ def numbers(result: Comparison) -> dict[str, Any]:
         for what in ("seconds", "mib"):
             each = {method: amount(float(result.costs[name][f"{method}/{what}"])) for method in METHODS[:3]}
             found |= {f"{what}_{name}_{method}": text for method, text in each.items()}
-    best, labels = chosen(result.settings.candidates, result.tried), result.settings.candidates
-    for at in ((name, method) for name in result.measures for method in METHODS[:2]):
-        found["chosen_{}_{}".format(*at)] = labels[best[at]].label if at in best else "nothing"
+    found |= tuning_numbers(result)
     for what in ("seconds", "mib"):
         times = sorted(ratios(result, what).values())
         found |= {f"least_{what}": amount(times[0]), f"most_{what}": amount(times[-1])}
+    return found
+
+
+def tuning_numbers(result: Comparison) -> dict[str, str]:
+    """Returns the label of what was chosen by target and method, and of APD what choosing by outputs would have given.
+
+    'chosen_error_...' and 'chosen_covered_...' are of the chosen candidate, 'least_...' of that with the smallest
+    error of the outputs, in the mean over targets.
+    """
+    tried, all_of = result.tried, result.settings.candidates
+    best, found = chosen(all_of, tried), {}
+    for at in ((name, method) for name in result.measures for method in METHODS[:2]):
+        found["chosen_{}_{}".format(*at)] = all_of[best[at]].label if at in best else "nothing"
+    for (target, method), name in best.items():
+        own = [other for other, one in all_of.items() if (one.target, one.method) == (target, method)]
+        least = min(own, key=lambda other: float(tried[other].output.mean()))
+        for word, which in (("chosen", name), ("least", least)) if method == "APD" else ():
+            found[f"{word}_error_{target}"] = f"{float(tried[which].output.mean()):.2f}"
+            found[f"{word}_covered_{target}"] = f"{tried[which].rank[0]:.2f}"
     return found
 
 
