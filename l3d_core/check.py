@@ -90,6 +90,11 @@ def check_losses(name: str, found: dict[str, Any], now: Mapping[str, Tensor] | N
     difference above 1e-5 means that the mathematics, the settings or the data have changed. A processor that is not the
     record's rounds otherwise, and where a gradient is zero but for rounding Adam makes a whole step of it, so that some
     runs part from the second loss on. There the first loss of every run has to agree, and all losses of most runs.
+
+    Args:
+        name: Name of a notebook.
+        found: The record of its full run.
+        now: The losses computed anew by stack, `[n_runs, n]`; None to compute them here.
     """
     settings, problems = experiments.settings(name, "paper"), []
     jobs, stored = experiments.CHAPTERS[name].jobs(settings), found["first_losses"]
