@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,9 +29,10 @@ _SECONDS, _EVERY = "seconds.json", 2.0
 # Modules that show, list, check or publish results and have no part in computing them, or in some only.
 _BESIDE_RESULTS = (
     "__init__", "__main__", "apd_claims", "apd_experiments", "apd_shipped", "apd_targets", "artifacts", "baselines",
-    "chapters", "check", "claim_list", "claims", "cli", "comparison_experiments", "exhibits", "experiments",
-    "figures", "hub", "markdown", "measures", "pages", "pretrained", "publish", "real_experiments", "record",
-    "runner", "sharing", "speed_pages", "sweep", "targets", "toy_experiments", "vision_training",
+    "chapter_explorers", "chapters", "check", "claim_list", "claims", "cli", "comparison_experiments", "exhibits",
+    "experiments", "explorer", "explorer_pages", "figures", "hub", "markdown", "measures", "pages", "pretrained",
+    "publish", "real_experiments", "record", "requested", "runner", "sharing", "speed_pages", "sweep", "targets",
+    "toy_experiments", "vision_training",
 )  # fmt: skip
 
 
@@ -114,8 +115,9 @@ def artifact_path(folder: str | Path, experiment: str, config: dict[str, Any]) -
 
 
 def save_artifact(
-    path: Path, config: dict[str, Any], tensors: dict[str, Tensor], metrics: dict[str, Any], facts: dict[str, Any]
-) -> None:
+    path: Path, config: dict[str, Any], tensors: dict[str, Tensor], metrics: dict[str, Any], facts: dict[str, Any],
+    more: Mapping[str, str] | None = None,
+) -> None:  # fmt: skip
     """Writes a result folder: config.json, tensors.safetensors, metrics.json, provenance.json.
 
     Args:
@@ -124,6 +126,7 @@ def save_artifact(
         tensors: Arrays.
         metrics: Numbers.
         facts: Provenance and seconds.
+        more: Texts of further files by name.
 
     Raises:
         OSError: The folder cannot be written; an earlier result is untouched.
@@ -137,6 +140,8 @@ def save_artifact(
         save_file({name: t.contiguous() for name, t in tensors.items()}, part / "tensors.safetensors")
         for name, content in {"config": config, "metrics": metrics, "provenance": facts}.items():
             (part / f"{name}.json").write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+        for name, text in (more or {}).items():
+            (part / name).write_text(text, encoding="utf-8")
         _swap(part, path)
     except (OSError, SafetensorError) as error:
         raise OSError(f"writing {path} failed ({error}); expected room on the disk. Free some, run again.") from error

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import experiments, record
+from . import experiments, explorer_pages, record
 from .artifacts import provenance
 from .chapters import apd_chapter
 from .chapters.statistics import settings_digest
@@ -31,7 +31,7 @@ def check_all(root: Path, progress: bool = False) -> list[str]:
         root: Top folder of the project.
         progress: Say on standard output what is checked.
     """
-    problems, pending = check_lists(root), {}
+    problems, pending = check_lists(root) + check_explorers(root), {}
     for name in experiments.notebooks():
         path = root / "book" / "results" / f"{name}.ipynb"
         if not path.exists():
@@ -63,6 +63,19 @@ def check_lists(root: Path) -> list[str]:
         f"{place} and the manifest disagree about {sorted(found ^ listed)}; list each notebook in both."
         for place, found in {"notebooks/": on_disk, "book/_toc.yml": in_toc}.items()
         if found != listed
+    ]
+
+
+def check_explorers(root: Path) -> list[str]:
+    """Returns which of the book's explorers cannot be shown, or are not of today's paper preset."""
+    try:
+        blocks = explorer_pages.book_explorers(root)
+    except RuntimeError as error:
+        return [str(error)]
+    return [
+        f"{name}: the paper preset has changed since its explorer was made; run l3d explore {name} --preset paper."
+        for name, block in blocks.items()
+        if dict(block["facts"]).get("settings") != settings_digest(experiments.settings(name, "paper"))
     ]
 
 

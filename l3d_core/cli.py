@@ -1,9 +1,8 @@
-"""The command line: l3d list | run | sweep | targets | book | check."""
+"""The command line: l3d list | run | sweep | targets | explore | book | check."""
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import signal
@@ -12,10 +11,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from .artifacts import project_root
 from .experiments import PRESETS
+from .requested import check_names, destination, parse_overrides, resolve_device, shared_parameters
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="l3d", description="An executable companion to the L3D paper.")
-    commands = parser.add_subparsers(required=True, metavar="list | run | sweep | targets | book | check")
+    commands = parser.add_subparsers(required=True, metavar="list | run | sweep | targets | explore | book | check")
     table = commands.add_parser("list", help="figures and tables of the paper, with notebook, command and state")
     table.add_argument("--json", action="store_true", help="print JSON")
     table.set_defaults(command=_list)
@@ -70,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     targets.add_argument("names", nargs="*", metavar="NAME", help="such as squared_5-10; none for all toys")
     targets.add_argument("--output", type=Path, metavar="DIR", help="where they go (default: into the package)")
     targets.set_defaults(command=_targets)
+    _add_explore(commands.add_parser("explore", help="write the page of a decomposition that explore left in a folder"))
     commands.add_parser("book", help="build the book").set_defaults(command=_book)
     commands.add_parser("check", help="check results, claims and notebooks").set_defaults(command=_check)
     return parser
@@ -82,6 +82,18 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto, cuda if present"
     )
     parser.add_argument("--artifacts", type=Path, metavar="DIR", help="where results and checkpoints lie")
+
+
+def _add_explore(explore: argparse.ArgumentParser) -> None:
+    """Adds the options of `l3d explore`."""
+    explore.add_argument("result", metavar="RESULT", help="a folder that explore left, or a chapter: 05_language_model")
+    explore.add_argument("--against", metavar="RESULT", help="another one of the same model, shown beside it")
+    explore.add_argument("--output", type=Path, metavar="PAGE.html", help="where it goes; .json for its data alone")
+    explore.add_argument("--run", metavar="NAME", help="of a chapter: which decomposition, such as tuned")
+    explore.add_argument("-p", dest="overrides", action="append", default=[], metavar="name=value",
+                         help="of a chapter: a setting, such as n_v=50")  # fmt: skip
+    _add_run_options(explore)
+    explore.set_defaults(command=_explore)
 
 
 def _targets(options: argparse.Namespace) -> int:
@@ -142,7 +154,7 @@ def _run(options: argparse.Namespace) -> int:
     plan = [(root / "notebooks" / f"{name}.ipynb", destination(root, name, options, overrides)) for name in names]
     from .runner import check_parameters, run_notebook
 
-    parameters = {**_shared_parameters(options), **overrides}
+    parameters = {**shared_parameters(options), **overrides}
     for source, _ in plan:
         check_parameters(source, parameters)
     with _stoppable():
@@ -171,7 +183,7 @@ def _sweep(options: argparse.Namespace) -> int:
 
     grid = parse_grid(options.overrides)
     folder = sweep_folder(root, name, options.preset, grid, options.output)
-    source, parameters = root / "notebooks" / f"{name}.ipynb", _shared_parameters(options)
+    source, parameters = root / "notebooks" / f"{name}.ipynb", shared_parameters(options)
     check_parameters(source, {**parameters, **grid})
     with _stoppable():
         outcome = run_sweep(source, folder, make_points(grid), parameters, jobs=options.jobs, progress=True)
@@ -180,14 +192,6 @@ def _sweep(options: argparse.Namespace) -> int:
     if outcome.table:
         print(os.path.relpath(outcome.table))
     return 1 if outcome.failures else 0
-
-
-def _shared_parameters(options: argparse.Namespace) -> dict[str, Any]:
-    """Returns what every notebook takes."""
-    parameters = {"preset": options.preset, "device": resolve_device(options.device)}
-    if options.artifacts:
-        parameters["artifacts_dir"] = str(options.artifacts.resolve())
-    return parameters
 
 
 @contextmanager
@@ -205,82 +209,43 @@ def _stop(number: int, frame: FrameType | None) -> None:
     sys.exit(128 + number)
 
 
-def check_names(names: Sequence[str], every: bool) -> list[str]:
-    """Returns the notebooks to run.
+def _explore(options: argparse.Namespace) -> int:
+    from .chapter_explorers import CHAPTERS
+    from .explorer_pages import write_explorer
 
-    Args:
-        names: Those asked for.
-        every: Whether all were.
-
-    Raises:
-        ValueError: Neither or both, or an unknown notebook.
-    """
-    from .experiments import notebooks
-
-    known = notebooks()
-    if bool(names) == every:
-        raise ValueError(f"got {len(names)} names and --all {'set' if every else 'not set'}; expected names or --all.")
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise ValueError(f"notebook {unknown[0]!r} is unknown; expected one of {known}. See l3d list.")
-    return known if every else list(names)
+    output = options.output
+    if output and output.suffix not in (".html", ".json"):
+        raise ValueError(f"--output {output} is refused; expected an .html file, or .json for the data alone.")
+    with _stoppable():
+        results = _chapter_results(options) if options.result in CHAPTERS else _folders(options)
+        for path in write_explorer(*results, outputs=[output] if output else _outputs(options, results[0])):
+            print(os.path.relpath(path))
+    return 0
 
 
-def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
-    """Returns parameters given as name=value, values read as Python literals or else as YAML.
+def _chapter_results(options: argparse.Namespace) -> tuple[Path, Path | None]:
+    """Returns the folders of a chapter's explorer, computed where they are not there."""
+    from .chapter_explorers import explore_chapter
 
-    Raises:
-        ValueError: No '=' in one, a value that cannot be read, or a name that has its own option.
-    """
-    from .runner import read_value, split_parameter
-
-    texts = {pair: split_parameter(pair) for pair in pairs}
-    return {name: read_value(text, pair) for pair, (name, text) in texts.items()}
+    return explore_chapter(
+        options.result, options.preset, options.run, options.against, parse_overrides(options.overrides),
+        folder=options.artifacts, device=resolve_device(options.device), progress=True,
+    )  # fmt: skip
 
 
-def destination(root: Path, name: str, options: argparse.Namespace, overrides: dict[str, Any]) -> Path:
-    """Returns where an executed notebook goes.
-
-    Args:
-        root: The checkout.
-        name: The notebook.
-        options: Of `l3d run`: preset, output, in_place.
-        overrides: Parameters given with -p.
-
-    Raises:
-        ValueError: Options that contradict each other, or an output that is no notebook or a notebook's source.
-    """
-    sources = root / "notebooks"
-    if options.in_place:
-        if options.preset != "quick" or overrides or options.output:
-            raise ValueError("--in-place refreshes the quick outputs; expected no --preset paper, -p or --output.")
-        return sources / f"{name}.ipynb"
-    if options.output:
-        if options.output.suffix != ".ipynb" or options.output.resolve().parent == sources:
-            raise ValueError(f"--output {options.output} is refused; expected an .ipynb file outside notebooks/.")
-        return options.output.resolve()
-    if overrides:
-        key = json.dumps([options.preset, overrides], sort_keys=True, default=str)
-        return root / "artifacts" / "runs" / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:8]}.ipynb"
-    if options.preset == "paper":
-        return root / "book" / "results" / f"{name}.ipynb"
-    return root / "artifacts" / "runs" / f"{name}.quick.ipynb"
+def _folders(options: argparse.Namespace) -> tuple[Path, Path | None]:
+    """Returns the folders that were named."""
+    if options.run or options.overrides or options.preset != PRESETS[0]:
+        raise ValueError(f"--run, -p and --preset are for chapters, and {options.result!r} is none. See l3d list.")
+    return Path(options.result), None if options.against is None else Path(options.against)
 
 
-def resolve_device(device: str) -> str:
-    """Returns 'cpu' or 'cuda'.
-
-    Args:
-        device: 'auto', 'cpu' or 'cuda'.
-
-    Raises:
-        ValueError: 'cuda' where there is none.
-    """
-    import torch
-
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda, but torch sees no GPU; expected one. Use --device auto or cpu.")
-    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+def _outputs(options: argparse.Namespace, folder: Path) -> list[Path]:
+    """Returns where an explorer goes: beside its result, and the paper preset of a chapter into the book too."""
+    page = folder.with_name(f"{folder.name}.html")
+    if options.preset != "paper" or options.run or options.against or options.overrides:
+        return [page]
+    return [page, project_root() / "book" / "explorer" / f"{options.result}.json"]
 
 
 def _book(options: argparse.Namespace) -> int:

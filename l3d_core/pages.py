@@ -11,7 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import claims, experiments, record, speed_pages
+from . import claims, experiments, explorer_pages, record, speed_pages
 from .chapters import settings_summary
 from .chapters.real_chapter import RealSettings
 from .chapters.real_models import DIVERGENCE
@@ -211,6 +211,7 @@ def generate(root: Path, repository: dict[str, str]) -> dict[str, str]:
         "hyperparameters": hyperparameters(),
         "usage": usage(),
         "names": names(),
+        "explorers": explorer_pages.listed(root),
         "reproduce": reproduce(),
         "hardware": hardware(root),
         "claims": claims.markdown_table(rows),

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from . import experiments, pages, speed_pages
+from . import experiments, explorer_pages, pages, speed_pages
 from .runner import incomplete
 
 TAIL = 30
@@ -110,7 +110,7 @@ def find_mathjax() -> Path:
 
 
 def write_inputs(root: Path) -> Path:
-    """Writes what the build needs and git ignores: generated pages, MathJax, the configuration.
+    """Writes what the build needs and git ignores: generated pages, explorers, MathJax, the configuration.
 
     Args:
         root: The checkout.
@@ -130,6 +130,7 @@ def write_inputs(root: Path) -> Path:
     figures["settings_kept"] = pages.settings_figure(root)
     for name, figure in figures.items():
         figure.savefig(generated / f"{name}.png")
+    explorer_pages.write_book_pages(root)
     mathjax = root / "book" / "_static" / "mathjax"
     mathjax.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(find_mathjax(), mathjax / "tex-svg.js")
@@ -173,6 +174,7 @@ def setup(app: Any) -> dict[str, bool]:
     app.connect("config-inited", lambda app, config: setattr(config, "numfig", False), priority=900)
     app.connect("autodoc-skip-member", lambda app, what, name, value, skip, options: skip or is_tuple_field(value))
     app.connect("html-page-context", drop_live_code_, priority=900)
+    app.connect("source-read", explorer_pages.add_explorer_)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
