@@ -8,12 +8,12 @@ import html
 import json
 import os
 import re
-import tempfile
 import zlib
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from ..checkpoints import write_whole
 
 FORMAT = 1
 KINDS = ("tokens", "images", "vectors")
@@ -256,17 +256,12 @@ def write_page(block: Block, path: str | Path) -> Path:
         OSError: The file cannot be written.
     """
     text, goal = page_text(block), Path(path)
-    goal.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=goal.parent, prefix=f".{goal.name}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+
+    def write(part: Path) -> None:
+        part.write_text(text, encoding="utf-8", newline="\n")
         umask = os.umask(0)
         os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)  # As an ordinary file; a temporary one is for its owner alone.
-        os.replace(name, goal)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(name)
-        raise
+        part.chmod(0o666 & ~umask)  # As an ordinary file; a temporary one is for its owner alone.
+
+    write_whole(goal, write)
     return goal

@@ -154,7 +154,6 @@ const TOLERANCE = 0.2;
 
 // The largest |delta| up to which, in both directions, the linear prediction of a sample's most moved output holds.
 function linearUntil(e, deltas) {
-  if (e.linear_until !== undefined) return e.linear_until;
   const order = deltas.map((delta, k) => k).filter((k) => deltas[k] !== 0).sort((a, b) =>
     Math.abs(deltas[a]) - Math.abs(deltas[b]));
   let until = null;
