@@ -8,8 +8,8 @@ PYTHON ?=
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# One thread each: two test processes share two cores.
-ONE_THREAD := OMP_NUM_THREADS=1
+# One thread each, and no further processes: two test processes share two cores.
+ONE_THREAD := OMP_NUM_THREADS=1 L3D_WORKERS=1
 
 book: $(READY)
 	$(BIN)/l3d run --all --preset quick
@@ -22,7 +22,7 @@ test: $(READY)
 	$(ONE_THREAD) $(BIN)/pytest -q -rs -n 2 --dist loadfile --nbval-lax --nbval-current-env --nbval-cell-timeout=300 notebooks
 	$(BIN)/l3d check
 	$(BIN)/l3d book
-	$(ONE_THREAD) $(BIN)/pytest -q -rs tests/test_site.py
+	$(ONE_THREAD) $(BIN)/pytest -q -rs -n 2 tests/test_site.py
 
 # Sections alone: make bench ONLY="toys paths"; a trial on small stand-ins: make bench QUICK=1
 ONLY ?=

@@ -20,6 +20,20 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def default_workers() -> int:
+    """Returns how many jobs run side by side where a call does not say: `L3D_WORKERS`, or one per core.
+
+    Raises:
+        ValueError: `L3D_WORKERS` is no whole number of at least 1.
+    """
+    named = os.environ.get("L3D_WORKERS", "")
+    if not named:
+        return available_cores()
+    if not named.isdecimal() or int(named) < 1:
+        raise ValueError(f"L3D_WORKERS is {named!r}; expected a whole number of at least 1. Correct or unset it.")
+    return int(named)
+
+
 @contextmanager
 def small_work(small: bool) -> Iterator[None]:
     """Uses one thread inside the block if the work is small, and as many as before after it."""
@@ -66,12 +80,13 @@ def run_jobs(function: Callable[..., Any], jobs: Sequence[dict[str, Any]], worke
     Args:
         function: A function of a module, so that another process can find it.
         jobs: Keyword arguments of each call; start with the longest.
-        workers: Processes; None for one per core, 1 to stay in this one.
+        workers: Processes; None for `default_workers`, 1 to stay in this one.
 
     Raises:
         Exception: Whatever a job raised; jobs not begun are dropped.
+        ValueError: See `default_workers`.
     """
-    workers = min(available_cores() if workers is None else workers, len(jobs))
+    workers = min(default_workers() if workers is None else workers, len(jobs))
     if workers <= 1:
         return [function(**job) for job in jobs]
     context = multiprocessing.get_context("spawn")

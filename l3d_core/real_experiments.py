@@ -8,7 +8,7 @@ from dataclasses import replace
 from . import toys
 from .chapters.real_chapter import RealSettings
 from .chapters.real_measures import Measuring
-from .chapters.real_models import Language, Planned, Vision, shortened
+from .chapters.real_models import Language, Planned, Vision, with_settings
 from .hub import local_folder
 from .l3d import L3DConfig
 
@@ -65,9 +65,9 @@ def _real(
     }  # fmt: skip
     paper = RealSettings(chapter=chapter, source=source, runs=runs, candidates=candidates, measuring=measuring)
     quick = replace(
-        paper, source=replace(source, n=256, n_held_out=64), runs=shortened(runs, 2), n_candidate=64,
-        candidates=shortened(candidates, 1),
-        measuring=replace(measuring, n_references=2, n_random=3, n_principal=256, n_moved=32, share=0.05),
+        paper, source=replace(source, n=128, n_held_out=64), runs=with_settings(runs, n_v=20, epochs=2),
+        candidates=with_settings(candidates, n_v=20, epochs=1), n_candidate=32,
+        measuring=replace(measuring, n_references=2, n_random=3, n_principal=128, n_moved=32, share=0.05),
     )  # fmt: skip
     return {"paper": paper, "quick": quick}
 
@@ -112,14 +112,10 @@ def of_subject(notebook: str, preset: str, subject: str | None = None) -> RealSe
         return found
     source, variants = ORIGINALS[notebook]
 
-    def ranked(planned: dict[str, Planned]) -> dict[str, Planned]:
-        rank = variants["text"].rank
-        return {name: one._replace(config=replace(one.config, rank=rank)) for name, one in planned.items()}
-
-    sizes = {"n": found.source.n, "n_held_out": found.source.n_held_out}
+    sizes, rank = {"n": found.source.n, "n_held_out": found.source.n_held_out}, variants["text"].rank
     return replace(
-        found, chapter=f"{found.chapter}-paper", source=replace(source, **sizes), runs=ranked(found.runs),
-        candidates=ranked(found.candidates),
+        found, chapter=f"{found.chapter}-paper", source=replace(source, **sizes),
+        runs=with_settings(found.runs, rank=rank), candidates=with_settings(found.candidates, rank=rank),
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from l3d_core.parallel import keep_freed_memory, run_jobs
+from l3d_core.parallel import available_cores, default_workers, keep_freed_memory, run_jobs
 
 
 def square(x):
@@ -32,6 +32,21 @@ def test_results_come_in_order_from_other_processes():
 
 def test_one_worker_stays_in_this_process():
     assert run_jobs(square, [{"x": 5}], workers=4) == [(25, os.getpid())]
+
+
+def test_how_many_jobs_run_side_by_side_can_be_named(monkeypatch):
+    monkeypatch.setenv("L3D_WORKERS", "1")
+    assert default_workers() == 1
+    assert {pid for _, pid in run_jobs(square, [{"x": x} for x in (3, 1)])} == {os.getpid()}
+    monkeypatch.setenv("L3D_WORKERS", "")
+    assert default_workers() == available_cores()
+
+
+@pytest.mark.parametrize("named", ["0", "-1", "two", "1.5"])
+def test_a_number_of_jobs_that_is_none_is_refused(monkeypatch, named):
+    monkeypatch.setenv("L3D_WORKERS", named)
+    with pytest.raises(ValueError, match=f"L3D_WORKERS is '{named}'; expected a whole number"):
+        run_jobs(square, [{"x": 1}])
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -8,7 +8,7 @@ from hub_cases import make_hub
 
 from l3d_core import L3DConfig, decompose, gradient_reconstruction
 from l3d_core.chapters import real_models
-from l3d_core.chapters.real_models import Language, Planned, Vision, decomposed, held_out_errors, run, shortened
+from l3d_core.chapters.real_models import Language, Planned, Vision, decomposed, held_out_errors, run, with_settings
 from l3d_core.hub import Images
 from l3d_core.vision_training import VisionTraining, make_network, save_classifier
 
@@ -114,7 +114,7 @@ def test_a_stopped_run_goes_on(hub, tmp_path, monkeypatch):
 
 
 def test_a_chapter_has_all_of_its_decompositions(hub, tmp_path):
-    planned = shortened({"text": Planned(CONFIG), "text 1": Planned(CONFIG, 1)}, 1)
+    planned = with_settings({"text": Planned(CONFIG), "text 1": Planned(CONFIG, 1)}, epochs=1)
     found = run("words", WORDS, planned, folder=tmp_path / "out", workers=1)
     assert list(found) == ["text", "text 1"] and [d.l3d.seed for d in found.values()] == [0, 1]
     assert {len(d.l3d.history.recon_sq) for d in found.values()} == {1}

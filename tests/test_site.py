@@ -80,6 +80,13 @@ def test_one_way_to_search_is_in_sight(browser, page, width):
     assert browser.run(SEARCHES) == 1
 
 
+def test_search_stays_in_sight_where_the_sidebar_is_scrolled(browser):
+    browser.open(HTML / "book" / "references.html", height=500)
+    scroll = "((bar) => { bar.scrollTop = 1e4; return bar.scrollTop })(document.querySelector('.bd-sidebar-primary'))"
+    assert browser.run(scroll) > 100
+    assert browser.run(SEARCHES) == 1
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_a_phone_scrolls_down_only(browser, page):
     browser.open(HTML / f"{page}.html", width=390, height=844)

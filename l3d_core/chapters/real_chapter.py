@@ -16,7 +16,7 @@ from ..l3d import L3DConfig
 from ..parallel import run_jobs
 from ..runs import Run
 from .real_measures import Measuring, measure
-from .real_models import DIVERGENCE, Decomposed, Language, Planned, Subject, Vision, decomposed, run
+from .real_models import DIVERGENCE, Decomposed, Language, Planned, Subject, Vision, decomposed, run, with_settings
 
 # Modules that measures come from.
 MEASURED_BY = ("real_measures", "circuits", "meaning", "principal", "random_directions", "evaluation")
@@ -110,15 +110,13 @@ def changed(settings: RealSettings, **changes: Any) -> RealSettings:  # noqa: AN
     if other.keys() & {"model_id", "network", "parameters"}:
         config = {"rank": 0.1} | config
 
-    def with_changes(planned: Mapping[str, Planned]) -> dict[str, Planned]:
-        return {name: one._replace(config=replace(one.config, **config)) for name, one in planned.items()}
-
     if "weights" in other and Path(other["weights"]).suffix:
         other["weights"] = Path(other["weights"])
     source, measuring = replace(settings.source, **other), settings.measuring
     n_v = config.get("n_v", 1)
     return replace(
-        settings, source=source, runs=with_changes(settings.runs), candidates=with_changes(settings.candidates),
+        settings, source=source, runs=with_settings(settings.runs, **config),
+        candidates=with_settings(settings.candidates, **config),
         n_candidate=min(settings.n_candidate, source.n),
         measuring=replace(measuring, n_principal=max(measuring.n_principal, 2 * n_v)),
     )  # fmt: skip

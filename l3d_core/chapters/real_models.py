@@ -230,6 +230,6 @@ def _make(**call: Any) -> None:  # noqa: ANN401
     decomposed(**call)
 
 
-def shortened(planned: Mapping[str, Planned], epochs: int) -> dict[str, Planned]:
-    """Returns the same decompositions with other numbers of epochs, as quick presets have them."""
-    return {name: one._replace(config=replace(one.config, epochs=epochs)) for name, one in planned.items()}
+def with_settings(planned: Mapping[str, Planned], **changes: Any) -> dict[str, Planned]:  # noqa: ANN401
+    """Returns the same decompositions with other values of some fields of `L3DConfig`, as quick presets have them."""
+    return {name: one._replace(config=replace(one.config, **changes)) for name, one in planned.items()}
