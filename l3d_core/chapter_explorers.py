@@ -23,6 +23,7 @@ from .chapters.toy_measures import FRESH, measure_directions
 from .explorer import ExplorerSettings, explore
 from .explorer.components import of_apd
 from .explorer.explored import Explored
+from .pretrained import load_language_model
 from .runs import Run
 from .sharing import load_l3d, save_l3d
 from .training import L3D, fit
@@ -93,6 +94,9 @@ def chapter(
     unknown = sorted(set(changes) - {"seed"})
     if unknown:
         raise ValueError(f"{unknown[0]!r} cannot be changed of {name}; expected 'seed', of the target.")
+    seed = changes.get("seed", 0)
+    if not isinstance(seed, int) or seed < 0:
+        raise ValueError(f"seed is {seed!r}; expected a whole number of at least 0.")
     if name in TOYS:
         return _toy(name, preset, changes.get("seed"), folder, device)
     return _apd(preset, changes.get("seed", 0), folder, progress)
@@ -169,13 +173,15 @@ def _real(
 
 def _language(source: real_models.Language, device: str) -> dict[str, Any]:
     """Returns names and labels of a language model's held-out windows."""
-    read = language.read(source, device)
+    read, (_, tokenizer) = language.read(source, device), load_language_model(source.model_id)
+    # A token that is no character by itself is called what the tokenizer calls it, such as <0xE2>.
+    names = [tokenizer.convert_ids_to_tokens(i) if "\ufffd" in text else text for i, text in enumerate(read.texts)]
     following, last, part = (read.labels[kind] for kind in language.LABELS)
     labels = {
-        language.LABELS[0]: [read.texts[i] for i in following.tolist()], language.LABELS[1]: last,
+        language.LABELS[0]: [names[i] for i in following.tolist()], language.LABELS[1]: last,
         language.LABELS[2]: [PARTS[i] for i in part.tolist()],
     }  # fmt: skip
-    return {"names": read.texts, "labels": labels}
+    return {"names": names, "labels": labels}
 
 
 def _images(source: real_models.Vision, subject: real_models.Subject) -> dict[str, Any]:

@@ -110,11 +110,10 @@ def _list(options: argparse.Namespace) -> int:
 
     root = project_root()
     states = {name: state(root, name) for name in {exhibit.notebook for exhibit in EXHIBITS}}
-    rows = []
-    for exhibit in EXHIBITS:
-        built = states[exhibit.notebook] != "not built yet"
-        command = f"l3d run {exhibit.notebook} --preset paper" if built else "-"
-        rows.append((exhibit.place, exhibit.notebook, states[exhibit.notebook], command, exhibit.title))
+    rows = [
+        (one.place, one.notebook, states[one.notebook], f"l3d run {one.notebook} --preset paper", one.title)
+        for one in EXHIBITS
+    ]
     names = ("shown in", "notebook", "state", "command", "title")
     if options.json:
         print(json.dumps([dict(zip(names, row, strict=True)) for row in rows], indent=1))
@@ -126,17 +125,13 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def state(root: Path, name: str) -> str:
-    """Returns how far a notebook is: not built yet, quick only, or what its committed paper run is worth.
+    """Returns how far a notebook is: quick only, or what its committed paper run is worth.
 
     Args:
         root: The checkout.
         name: A notebook.
     """
-    from .experiments import notebooks
-
     source, result = root / "notebooks" / f"{name}.ipynb", root / "book" / "results" / f"{name}.ipynb"
-    if name not in notebooks() or not source.is_file():
-        return "not built yet"
     if not result.is_file():
         return "quick only"
     from .check import check_result
@@ -146,8 +141,7 @@ def state(root: Path, name: str) -> str:
 
 def _run(options: argparse.Namespace) -> int:
     root = project_root()
-    names = check_names(options.names, options.all)
-    names = [name for name in names if not (options.all and _lacks_data(name))]
+    names = [name for name in check_names(options.names, options.all) if not (options.all and _lacks_data(name))]
     overrides = parse_overrides(options.overrides)
     if options.output and len(names) > 1:
         raise ValueError(f"--output names one file for {len(names)} notebooks; run them one by one.")
@@ -213,12 +207,12 @@ def _explore(options: argparse.Namespace) -> int:
     from .chapter_explorers import CHAPTERS
     from .explorer_pages import write_explorer
 
-    output = options.output
-    if output and output.suffix not in (".html", ".json"):
-        raise ValueError(f"--output {output} is refused; expected an .html file, or .json for the data alone.")
+    if options.output and options.output.suffix not in (".html", ".json"):
+        raise ValueError(f"--output {options.output} is refused; expected an .html file, or .json for the data alone.")
     with _stoppable():
-        results = _chapter_results(options) if options.result in CHAPTERS else _folders(options)
-        for path in write_explorer(*results, outputs=[output] if output else _outputs(options, results[0])):
+        named = options.result not in CHAPTERS and Path(options.result).is_dir()
+        results = _folders(options) if named else _chapter_results(options)
+        for path in write_explorer(*results, outputs=_outputs(options, results[0])):
             print(os.path.relpath(path))
     return 0
 
@@ -234,16 +228,18 @@ def _chapter_results(options: argparse.Namespace) -> tuple[Path, Path | None]:
 
 
 def _folders(options: argparse.Namespace) -> tuple[Path, Path | None]:
-    """Returns the folders that were named."""
-    if options.run or options.overrides or options.preset != PRESETS[0]:
-        raise ValueError(f"--run, -p and --preset are for chapters, and {options.result!r} is none. See l3d list.")
-    return Path(options.result), None if options.against is None else Path(options.against)
+    """Returns the folders that were named; options that only a chapter takes are refused."""
+    named = {"--run": options.run, "-p": options.overrides, "--artifacts": options.artifacts,
+             "--preset": options.preset != PRESETS[0], "--device": options.device != "auto"}  # fmt: skip
+    for name in (name for name, value in named.items() if value):
+        raise ValueError(f"{name} is for chapters, and {options.result!r} is a folder, which is only read; leave it.")
+    return Path(options.result).resolve(), None if options.against is None else Path(options.against)
 
 
 def _outputs(options: argparse.Namespace, folder: Path) -> list[Path]:
-    """Returns where an explorer goes: beside its result, and the paper preset of a chapter into the book too."""
-    page = folder.with_name(f"{folder.name}.html")
-    if options.preset != "paper" or options.run or options.against or options.overrides:
+    """Returns where an explorer goes: where asked, or beside its result and, of a paper preset, into the book."""
+    page = options.output or folder.with_name(f"{folder.name}.html")
+    if options.output or options.preset != "paper" or options.run or options.against or options.overrides:
         return [page]
     return [page, project_root() / "book" / "explorer" / f"{options.result}.json"]
 

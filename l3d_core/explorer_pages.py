@@ -11,8 +11,9 @@ from typing import Any
 
 from .chapter_explorers import CHAPTERS
 from .checkpoints import write_whole
+from .explorer.checked import check_block
 from .explorer.compare import beside
-from .explorer.page import check_block, write_page
+from .explorer.page import write_page
 from .explorer.record import dump, from_json, to_block
 from .explorer.store import load_result
 from .markdown import table
@@ -65,9 +66,8 @@ def book_explorers(root: Path) -> dict[str, dict[str, Any]]:
             blocks[name] = to_block(from_json(found[name].read_text(encoding="utf-8")))
             check_block(blocks[name])
         except ValueError as error:
-            raise RuntimeError(
-                f"{DATA / name}.json: {error} Make it with l3d explore {name} --preset paper."
-            ) from error
+            advice = f"Make it with l3d explore {name} --preset paper."
+            raise RuntimeError(f"{DATA / name}.json: {error} {advice}") from error
     return blocks
 
 

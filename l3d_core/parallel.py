@@ -26,10 +26,8 @@ def default_workers() -> int:
     Raises:
         ValueError: `L3D_WORKERS` is no whole number of at least 1.
     """
-    named = os.environ.get("L3D_WORKERS", "")
-    if not named:
-        return available_cores()
-    if not named.isdecimal() or int(named) < 1:
+    named = os.environ.get("L3D_WORKERS") or str(available_cores())
+    if not (named.isdecimal() and int(named)):
         raise ValueError(f"L3D_WORKERS is {named!r}; expected a whole number of at least 1. Correct or unset it.")
     return int(named)
 

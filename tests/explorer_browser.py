@@ -141,8 +141,10 @@ class Reader:
 
     def address(self) -> str:
         """The part after # once the page has written it."""
-        time.sleep(0.2)
-        return self.js("return location.hash")
+        seen = None
+        while seen != (seen := self.js("return location.hash")):
+            time.sleep(0.2)
+        return seen
 
     def download(self, name: str) -> bytes:
         """A file that is being saved, taken away."""

@@ -12,7 +12,8 @@ import zlib
 import explorer_cases as cases
 import pytest
 
-from l3d_core.explorer.page import check_block, packed, page_text, write_page
+from l3d_core.explorer.checked import check_block
+from l3d_core.explorer.page import packed, page_text, write_page
 
 BLOCKS = [cases.language(), cases.images(), cases.vectors(), cases.comparison(), cases.hostile()]
 
@@ -27,28 +28,29 @@ def test_the_page_holds_no_address_of_another_host():
 
 
 GOLDEN = {
-    "format": 1, "title": "Two", "facts": [["model", "m"]], "kind": "vectors", "outputs": ["y 0", "é\ud800"],
+    "format": 2, "title": "Two", "facts": [["model", "m"]], "kind": "vectors", "outputs": ["y 0", "é\ud800"],
     "inputs": ["x 0"], "distribution": False, "tensors": ["w"], "items": [{"values": [0.5]}], "matches": [],
     "decompositions": [{
-        "name": "tuned", "method": "L3D", "facts": [], "baselines": [], "reading": "", "deltas": [-1, 0, 1],
-        "prompts": [],
+        "name": "tuned", "method": "L3D", "facts": [], "baselines": [], "along": "v_out", "signs": True,
+        "terms": [["impact", "x"]],
+        "deltas": [-1, 0, 1], "prompts": [],
         "subnetworks": [{
             "id": 0, "live": True, "p_active": 0.5, "norm": 1.0, "impact": 0.1, "coherence": [], "note": "",
             "share": [1.0], "nearest": [], "history": [], "histogram": {"edges": [], "counts": []},
-            "linear_until": None, "random": [],
+            "linear": [-1, 0], "random": [],
             "top": [{"item": 0, "position": 0, "impact": None, "signed": [None], "moved": [[1, 2.0]], "before": [1.0],
                      "real": [[-1.0], [1.0], [3.5]]}],
         }],
     }],
 }  # fmt: skip
 GOLDEN_TEXT = (
-    '{"decompositions":[{"baselines":[],"deltas":[-1,0,1],"facts":[],"method":"L3D","name":"tuned","prompts":[],'
-    '"reading":"","subnetworks":[{"coherence":[],"histogram":{"counts":[],"edges":[]},"history":[],"id":0,"impact":0.1,'
-    '"linear_until":null,"live":true,"nearest":[],"norm":1.0,"note":"","p_active":0.5,"random":[],"share":[1.0],'
+    '{"decompositions":[{"along":"v_out","baselines":[],"deltas":[-1,0,1],"facts":[],"method":"L3D","name":"tuned",'
+    '"prompts":[],"signs":true,"subnetworks":[{"coherence":[],"histogram":{"counts":[],"edges":[]},"history":[],"id":0,"impact":0.1,'
+    '"linear":[-1,0],"live":true,"nearest":[],"norm":1.0,"note":"","p_active":0.5,"random":[],"share":[1.0],'
     '"top":[{"before":[1.0],"impact":null,"item":0,"moved":[[1,2.0]],"position":0,"real":[[-1.0],[1.0],[3.5]],'
-    '"signed":[null]}]}]}],"distribution":false,"facts":[["model","m"]],"format":1,"inputs":["x 0"],'
-    '"items":[{"values":[0.5]}],"kind":"vectors","matches":[],"outputs":["y 0","\\u00e9\\ud800"],"tensors":["w"],'
-    '"title":"Two"}'
+    '"signed":[null]}]}],"terms":[["impact","x"]]}],"distribution":false,"facts":[["model","m"]],"format":2,'
+    '"inputs":["x 0"],"items":[{"values":[0.5]}],"kind":"vectors","matches":[],"outputs":["y 0","\\u00e9\\ud800"],'
+    '"tensors":["w"],"title":"Two"}'
 )
 
 
@@ -105,15 +107,16 @@ def changed(*path, to=None, drop=False) -> dict:
 D, S = ("decompositions", 0), ("decompositions", 0, "subnetworks", 0)
 E = (*S, "top", 0)
 ONLY = GOLDEN["decompositions"][0]["subnetworks"][0]
+PROMPT = {"item": 0, "positions": [], "signed": {}}
 WEIGHTS = {"layout": {"form": "tucker", "tensors": [["w", [2, 2], [1, 1]]]}, "v_in": "AAAA", "v_out": "AAAA"}
 
 
 @pytest.mark.parametrize(
     ("block", "message"),
     [
-        ([], "the block has format 'list'; expected 1. Write it again"),
-        (changed("format", to=2), "the block has format 2; expected 1. Write it again with this version"),
-        (changed("format", drop=True), "the block has format None; expected 1"),
+        ([], "the block has format 'list'; expected 2. Write it again"),
+        (changed("format", to=3), "the block has format 3; expected 2. Write it again with this version"),
+        (changed("format", drop=True), "the block has format None; expected 2"),
         (changed("items", drop=True), "the block lacks items; expected the keys title"),
         (changed("kind", to="sounds"), "kind is 'sounds'; expected one of tokens, images, vectors. Name"),
         (changed("items", 0, to={"tokens": [0]}), "item 0 lacks values"),
@@ -142,9 +145,9 @@ WEIGHTS = {"layout": {"form": "tucker", "tensors": [["w", [2, 2], [1, 1]]]}, "v_
         (changed(*E, "normaliser", to=[0.0]), "normaliser of top sample 0 .* has length 1; expected 3"),
         (changed(*E, "impact", to=math.nan), "the block is no JSON .*; expected plain values. Write None for NaN"),
         (changed("title", to={1, 2}), "the block is no JSON"),
-        (changed(*D, "prompts", to=[{"item": 0, "positions": []}]), "positions of prompt 0 .* has length 0"),
-        (changed(*D, "prompts", to=[{"item": 3, "positions": []}]), "item of prompt 0 .* is 3"),
-        (changed(*D, "prompts", to=[{"item": 0, "positions": [[[4, 0.1]]]}]), "prompt 0 .* names subnetwork 4"),
+        (changed(*D, "prompts", to=[PROMPT]), "positions of prompt 0 .* has length 0"),
+        (changed(*D, "prompts", to=[PROMPT | {"item": 3}]), "item of prompt 0 .* is 3"),
+        (changed(*D, "prompts", to=[PROMPT | {"positions": [[[4, 0.1]]]}]), "prompt 0 .* names subnetwork 4"),
         (changed(*D, "weights", to={}), "weights of decomposition 'tuned' lacks layout"),
         (changed(*D, "weights", to=WEIGHTS), "v_in of .* has 3 bytes; expected 20 for each of at least 1"),
         (changed("matches", to=[[0, 0, 1.0]]), "the block has matches and one decomposition"),

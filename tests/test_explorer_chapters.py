@@ -18,12 +18,14 @@ from PIL import Image
 from pyarrow import parquet
 
 from l3d_core import L3DConfig, chapter_explorers, check, cli, experiments, explorer_pages, publish, real_experiments
+from l3d_core.artifacts import project_root
 from l3d_core.chapter_explorers import CHAPTERS, REAL, SHOWN, chapter, explore_chapter
-from l3d_core.chapters import real_models
+from l3d_core.chapters import language, real_models
 from l3d_core.chapters.real_measures import Measuring
 from l3d_core.chapters.real_models import Language, Planned, Vision
 from l3d_core.chapters.statistics import settings_digest
 from l3d_core.chapters.studies import fit_job
+from l3d_core.explorer.page import page_text
 from l3d_core.explorer.store import load_result
 
 CONFIG = L3DConfig(n_v=3, rank=1, epochs=2, batch_size=2, k_fraction=0.25)
@@ -140,6 +142,16 @@ def test_a_language_models_explorer(real):
     assert dict(block.facts)["parameters"] == "*.self_attn.*"
 
 
+def test_a_token_that_is_no_character_has_the_tokenizers_name(real, monkeypatch):
+    source = real_experiments.SETTINGS["05_language_model"]["quick"].source
+    plain = language.read(source)
+    texts = [*plain.texts[:-1], "\ufffd"]
+    monkeypatch.setattr(language, "read", lambda *_: plain._replace(texts=texts))
+    names = chapter_explorers._language(source, "cpu")["names"]
+    _, tokenizer = chapter_explorers.load_language_model(source.model_id)
+    assert names == [*plain.texts[:-1], tokenizer.convert_ids_to_tokens(len(texts) - 1)] != texts
+
+
 def test_a_vision_networks_explorer_and_other_settings(real):
     folder, _ = explore_chapter("06_vision", run="tuned", changes={"n_v": 2}, folder=real)
     assert folder.name == "06_vision-quick-n_v-2-tuned"
@@ -164,6 +176,7 @@ def test_chapters_refuse(tmp_path):
         (("01_superposition", "quick", "none"), "01_superposition has no decomposition 'none'; expected one of"),
         (("01_superposition", "quick", "text", "none"), "has no decomposition 'none'"),
         (("01_superposition", "quick", None, None, {"n_v": 3}), "'n_v' cannot be changed of 01_superposition"),
+        (("07_apd", "quick", None, None, {"seed": 1.5}), "seed is 1.5; expected a whole number"),
         (("07_apd", "quick", "tms-5-2", None, {"seed": 11}), "tms-5-2 has no target of seed 11"),
     ):
         with pytest.raises(ValueError, match=re.escape(message)):
@@ -179,6 +192,11 @@ def test_the_command_writes_pages_and_data(made, tmp_path, capsys, monkeypatch):
     shutil.copytree(folder, "own")
     assert cli.main(["explore", "own"]) == 0
     assert capsys.readouterr().out == "own.html\n"
+    (tmp_path / "own.html").unlink()
+    monkeypatch.chdir(tmp_path / "own")
+    assert cli.main(["explore", "."]) == 0 and (tmp_path / "own.html").exists()
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
     assert cli.main(["explore", "own", "--against", str(against), "--output", "two/page.html"]) == 0
     assert (tmp_path / "two" / "page.html").stat().st_size > (tmp_path / "own.html").stat().st_size
     assert cli.main(["explore", "own", "--output", "data.json"]) == 0
@@ -211,13 +229,17 @@ def test_the_command_refuses(made, tmp_path, capsys, monkeypatch):
     _, (folder, _) = made
     monkeypatch.chdir(tmp_path)
     half = shutil.copytree(folder, tmp_path / "half")
-    (half / "explorer.json").write_text('{"format":1,')
+    (half / "explorer.json").write_text('{"format":2,')
     for arguments, message in (
-        (["nowhere"], "nowhere is no folder"),
+        (["06_visoin"], "'06_visoin' has no explorer; expected a folder that explore left, or one of ['01_super"),
         (["half"], "the block is no whole JSON"),
         ([str(folder), "--output", "page.txt"], "--output page.txt is refused; expected an .html file"),
-        ([str(folder), "--run", "text"], "--run, -p and --preset are for chapters"),
-        ([str(folder), "--preset", "paper"], "--run, -p and --preset are for chapters"),
+        ([str(folder), "--run", "text"], "--run is for chapters"),
+        ([str(folder), "-p", "n_v=3"], "-p is for chapters"),
+        ([str(folder), "--preset", "paper"], "--preset is for chapters"),
+        ([str(folder), "--device", "cpu"], "--device is for chapters"),
+        ([str(folder), "--artifacts", "."], "--artifacts is for chapters"),
+        ([str(folder), "--against", "nowhere"], "nowhere is no folder"),
         ([str(folder), "--against", "half"], "the block is no whole JSON"),
         (["01_superposition", "--run", "none", "--artifacts", "."], "has no decomposition 'none'"),
     ):
@@ -262,7 +284,7 @@ def test_damaged_data_are_refused(checkout):
     whole = json.loads(path.read_text())
     for text, message in (
         ("{", r"01_superposition.json: the block is no whole JSON.*l3d explore 01_superposition --preset paper"),
-        (json.dumps({**whole, "format": 9}), "format 9; expected 1"),
+        (json.dumps({**whole, "format": 9}), "format 9; expected 2"),
         (json.dumps({**whole, "tensors": ["W_in"]}), "share of subnetwork 0"),
     ):
         path.write_text(text)
@@ -282,6 +304,13 @@ def test_explorers_of_other_settings_are_out_of_date(checkout):
     assert own in path.read_text()
     path.write_text(path.read_text().replace(own, paper))
     assert check.check_explorers(checkout) == []
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_the_books_pages_are_small(name):
+    """100 subnetworks of the language model within 5 MB, and no other page is larger."""
+    blocks = explorer_pages.book_explorers(project_root())
+    assert len(page_text(blocks[name])) < 5e6
 
 
 def test_a_chapters_page_ends_with_its_explorer(checkout):

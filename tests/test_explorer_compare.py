@@ -12,9 +12,9 @@ from l3d_core.baselines.apd_losses import Losses
 from l3d_core.baselines.apd_networks import Factors
 from l3d_core.chapters.comparison_subjects import subject
 from l3d_core.explorer import ExplorerSettings, explore
+from l3d_core.explorer.checked import check_block
 from l3d_core.explorer.compare import beside, matched
 from l3d_core.explorer.components import GRID, of_apd, whole_tensors
-from l3d_core.explorer.page import check_block
 from l3d_core.explorer.push import outputs_along
 from l3d_core.explorer.record import from_json, to_block, to_json
 from l3d_core.explorer.store import load_result
@@ -132,7 +132,8 @@ def test_apd_beside_l3d(components, tmp_path):
     assert all(s.deltas is None and len(s.top[0].real) == len(GRID) for s in first.subnetworks)
     assert all(s.history == [] for s in first.subnetworks) and first.subnetworks[2].impact == 0
     assert 2 not in [i for i, _, _ in both.matches]
-    assert "-1 takes it away" in first.reading and "v_out" in second.reading
+    assert "-1 takes it away" in dict(first.terms)["delta"] and "v_out" in dict(second.terms)["delta"]
+    assert (first.along, second.along, first.signs, second.signs) == ("the component", "v_out", False, True)
 
 
 def test_any_tensors_are_directions_of_full_rank():

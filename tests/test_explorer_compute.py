@@ -1,6 +1,7 @@
 """Everything a page shows, against loops and by hand; resuming, bytes, and refusals before any work."""
 
 import json
+import math
 import shutil
 from dataclasses import replace
 
@@ -14,7 +15,7 @@ from l3d_core import L3DConfig, decompose, impact
 from l3d_core.divergences import resolve_divergence
 from l3d_core.explorer import ExplorerSettings, compute, explore
 from l3d_core.explorer.assemble import nearest, prompts, thinned
-from l3d_core.explorer.explored import impacts
+from l3d_core.explorer.explored import impacts, of_l3d
 from l3d_core.explorer.labels import coherences, other_directions
 from l3d_core.explorer.record import to_json
 from l3d_core.explorer.samples import as_shown, chosen_samples, histogram, numbered, pool
@@ -54,6 +55,9 @@ def test_histogram_by_hand():
     # Below the first edge: 9.9e-5 and 0. On it: 1e-4. 10^(-4/24 * 2) = .4642 < .5 < .6813, and 1 in the last.
     assert {i: n for i, n in enumerate(counts) if n} == {0: 2, 1: 1, 23: 1, 24: 1}
     assert histogram(torch.zeros(4)) == {"edges": [0.0, 1.0], "counts": [4]}
+    # What is not finite is in no bin.
+    assert histogram(torch.tensor([math.nan, 0.0, math.inf])) == {"edges": [0.0, 1.0], "counts": [1]}
+    assert histogram(torch.tensor([math.nan])) == {"edges": [], "counts": []}
 
 
 def test_nearest_by_hand():
@@ -72,10 +76,16 @@ def test_histories_are_thinned_evenly_with_their_last_row():
 
 
 def test_prompts_by_hand():
-    signed = torch.tensor([[0.0, 9.0], [9.0, 0.0], [0.1, -0.3], [-2.0, 1.0]])
-    [found] = prompts(signed, [1], 2, {1: 7}, 2)
-    assert (found.item, found.positions) == (7, [[[1, -0.3], [0, 0.1]], [[0, -2.0], [1, 1.0]]])
-    assert prompts(signed, [1], 2, {1: 7}, 1)[0].positions == [[[1, -0.3]], [[0, -2.0]]]
+    """The second text of two samples: by impact and not by what its sign leaves; no zeros, NaN or dead ones."""
+    nan = math.nan
+    impact = torch.tensor([[9.0, 9, 9, 9], [9, 9, 9, 9], [0.5, 0.3, 7, nan], [2, 0, 7, nan]])
+    signed = torch.tensor([[9.0, 9, 9, 9], [9, 9, 9, 9], [0.1, -0.3, 7, nan], [-2, 0, 7, nan]])
+    live = torch.tensor([True, True, False, True])
+    [found] = prompts(impact, signed, live, [1], 2, {1: 7}, 2)
+    assert (found.item, found.positions) == (7, [[[0, 0.5], [1, 0.3]], [[0, 2.0]]])
+    assert found.signed == {"0": [0.1, -2.0], "1": [-0.3, 0.0]}
+    [found] = prompts(impact, signed, live, [1], 2, {1: 7}, 1)
+    assert found.positions == [[[0, 0.5]], [[0, 2.0]]] and found.signed == {"0": [0.1, -2.0]}
 
 
 def test_coherence_beside_others_by_hand():
@@ -305,6 +315,50 @@ def test_a_call_that_was_stopped_goes_on(toy, tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["half", "half.html", "whole", "whole.html"]
 
 
+def test_what_a_call_with_other_settings_left_goes_when_another_is_done(toy, tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(compute, "_push", stop)
+        explore(*toy, tmp_path / "p", settings=replace(SETTINGS, seed=1))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(compute, "_push", stop)
+        explore(*toy, tmp_path / "other", settings=SETTINGS)
+    explore(*toy, tmp_path / "p", settings=SETTINGS)
+    [left] = [path.name for path in tmp_path.iterdir() if path.name not in ("p", "p.html")]
+    assert left.startswith("other.unfinished-")
+
+
+def test_samples_without_a_finite_impact_come_last(toy, tmp_path):
+    """A sample whose gradient is NaN is no top sample, and takes no mean, histogram or prompt with it."""
+    l3d, inputs = toy
+
+    def score(*args):
+        found = of_l3d(l3d).score(*args)
+        for each in found:
+            each[3] = math.nan
+            each[5, 0] = math.inf
+        return found
+
+    explore(
+        replace(of_l3d(l3d), score=score), inputs, tmp_path / "p", settings=replace(SETTINGS, n_prompts=12, n_pool=12)
+    )
+    result = load_result(tmp_path / "p")
+    impact = result.tensors["impact"].double()
+    assert impact[3].isnan().all() and impact[5, 0] == math.inf
+    [own] = result.block.decompositions
+    for s in own.subnetworks:
+        finite = impact[:, s.id][impact[:, s.id].isfinite()]
+        assert len(finite) == len(inputs) - (2 if s.id == 0 else 1)
+        assert s.impact == pytest.approx(float(finite.mean()), rel=1e-3) and sum(s.histogram["counts"]) == len(finite)
+        assert s.top[0].impact == pytest.approx(float(finite.max()), rel=1e-3)
+        assert all(math.isfinite(e.impact) for e in s.top)
+    assert len(own.prompts) == 12
+    assert [len(uses) for prompt in own.prompts for uses in prompt.positions].count(0) == 1  # That of the NaN sample.
+    assert all(0 < x < math.inf for prompt in own.prompts for uses in prompt.positions for _, x in uses)
+
+
 def test_impacts_go_on_from_the_reference_they_came_to(toy, tmp_path, monkeypatch):
     l3d, inputs = toy
     what = (l3d.model, inputs, l3d.v_in.matrix(), l3d.divergence, l3d.parameters)
@@ -427,9 +481,9 @@ def test_results_that_are_not_whole_are_refused(toy, tmp_path):
     refused("is no whole result", lambda at: (at / "config.json").unlink())
     refused("is no whole result", lambda at: (at / "tensors.safetensors").write_bytes(b"12"))
     refused("is no whole result", lambda at: (at / "explorer.json").unlink())
-    refused("explorer.json: the block is no whole JSON", lambda at: (at / "explorer.json").write_text('{"format": 1,'))
-    refused("format 2; expected 1", rewritten("config.json", explorer=2))
-    refused("format 0; expected 1", rewritten("explorer.json", format=0))
+    refused("explorer.json: the block is no whole JSON", lambda at: (at / "explorer.json").write_text('{"format": 2,'))
+    refused("format 1; expected 2", rewritten("config.json", explorer=1))
+    refused("format 1; expected 2", rewritten("explorer.json", format=1))
     from safetensors.torch import load_file, save_file
 
     def without_impacts(at):

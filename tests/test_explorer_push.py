@@ -10,7 +10,7 @@ from torch import nn
 
 from l3d_core import L3DConfig, decompose, perturb
 from l3d_core.explorer.explored import cosines, of_l3d, shares
-from l3d_core.explorer.push import change_of, grid_end, linear_until, moved_by, outputs_along, push, symmetric_grid
+from l3d_core.explorer.push import change_of, grid_end, linear_between, moved_by, outputs_along, push, symmetric_grid
 from l3d_core.explorer.settings import ExplorerSettings
 from l3d_core.gradients import by_position, model_outputs
 from l3d_core.tucker import Layout, TuckerDirections
@@ -44,6 +44,14 @@ def test_changes_by_hand():
     # From 1/2, 1/2 to 1/4, 3/4: (log 2 + log 2/3) / 2; the other sample stays.
     logits = torch.tensor([[0.0, 0.0], [1.0, 5.0]]), torch.tensor([[0.0, math.log(3)], [1.0, 5.0]])
     assert change_of(*logits, True, 9.0) == pytest.approx((math.log(2) + math.log(2 / 3)) / 4)
+    # An output that a model masks adds nothing, masked after too or not.
+    masked = torch.cat([logits[0], torch.full((2, 1), -math.inf)], 1)
+    after = torch.cat([logits[1], torch.full((2, 1), -math.inf)], 1)
+    assert change_of(masked, after, True, 9.0) == pytest.approx((math.log(2) + math.log(2 / 3)) / 4)
+    open_now = torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, -math.inf]])
+    assert change_of(open_now[1], open_now[0], True, 1.0) == pytest.approx(math.log(2))
+    assert change_of(*open_now, True, 1.0) == math.inf
+    assert math.isnan(change_of(torch.full((1, 2), math.nan), torch.zeros(1, 2), True, 1.0))
 
 
 def test_lines_hold_by_hand():
@@ -51,19 +59,24 @@ def test_lines_hold_by_hand():
     # Slope 1. At -1 and 1 the change is 1.1: off by 9 %; at 2 it is 3, off by a third; at -2 the line is exact.
     change = torch.tensor([[-2.0, -1.1, 0.0, 1.1, 3.0]])
     slopes = torch.tensor([1.0])
-    assert linear_until(deltas, change, slopes, 0.2) == 1.0
-    assert linear_until(deltas, change, slopes, 0.34) == 2.0
-    assert linear_until(deltas, change, slopes, 0.09) is None
-    # What holds again further out does not count.
-    assert linear_until(deltas, torch.tensor([[-2.0, -5.0, 0.0, 1.0, 2.0]]), slopes, 0.2) is None
+    assert linear_between(deltas, change, slopes, 0.2) == [-2.0, 1.0]
+    assert linear_between(deltas, change, slopes, 0.34) == [-2.0, 2.0]
+    assert linear_between(deltas, change, slopes, 0.09) == [0.0, 0.0]
+    # What holds again further out does not count; the other side is judged by itself.
+    assert linear_between(deltas, torch.tensor([[-2.0, -5.0, 0.0, 1.0, 2.0]]), slopes, 0.2) == [0.0, 2.0]
     # The median of errors 0 and 1/3 is a sixth, of 0, 1/3 and 1/3 a third.
     straight, bent = [-2.0, -1.0, 0.0, 1.0, 2.0], [-3.0, -1.5, 0.0, 1.5, 3.0]
-    assert linear_until(deltas, torch.tensor([straight, bent]), torch.ones(2), 0.2) == 2.0
-    assert linear_until(deltas, torch.tensor([straight, bent, bent]), torch.ones(3), 0.2) is None
+    assert linear_between(deltas, torch.tensor([straight, bent]), torch.ones(2), 0.2) == [-2.0, 2.0]
+    assert linear_between(deltas, torch.tensor([straight, bent, bent]), torch.ones(3), 0.2) == [0.0, 0.0]
     # A change of nothing where one is predicted is infinitely wrong, and no slope at all predicts nothing.
-    assert linear_until(deltas, torch.zeros(1, 5), slopes, 0.2) is None
-    assert linear_until(deltas, torch.zeros(1, 5), torch.zeros(1), 0.2) is None
-    assert linear_until(deltas, torch.tensor([straight, [math.nan] * 5]), torch.ones(2), 0.2) is None
+    assert linear_between(deltas, torch.zeros(1, 5), slopes, 0.2) == [0.0, 0.0]
+    assert linear_between(deltas, torch.zeros(1, 5), torch.zeros(1), 0.2) is None
+    assert linear_between(deltas, torch.tensor([straight, [math.nan] * 5]), torch.ones(2), 0.2) == [0.0, 0.0]
+    # Where nothing is known at all, nothing is said.
+    assert linear_between(deltas, torch.full((2, 5), math.nan), torch.full((2,), math.nan), 0.2) is None
+    assert linear_between(deltas, torch.full((1, 5), math.nan), slopes, 0.2) is None
+    # Sides need not be alike.
+    assert linear_between([0.0, 0.5], torch.tensor([[0.0, 0.5]]), slopes, 0.2) == [0.0, 0.5]
 
 
 def test_shares_and_cosines_by_hand():
@@ -139,7 +152,7 @@ def test_a_push_tells_what_it_says(divergence):
     assert change == pytest.approx(1.0 if divergence == "kl" else 2.0, rel=0.1)
     # The reach of lines is that of the first five.
     change = found.real[:5, :, 0] - before.gather(1, found.moved)[:5, :1]
-    assert found.linear_until == linear_until(found.deltas, change, found.slopes[:5, 0], 0.2)
+    assert found.linear == linear_between(found.deltas, change, found.slopes[:5, 0], 0.2)
 
 
 def test_a_given_grid_is_kept_and_a_direction_of_nothing_moves_nothing():
@@ -151,7 +164,7 @@ def test_a_given_grid_is_kept_and_a_direction_of_nothing_moves_nothing():
     still = explored.alone(0)
     still = replace(still, v_out=TuckerDirections(still.v_out.layout, torch.zeros_like(still.v_out.flat)))
     found = push(still, case.inputs, positions, 3, settings, middle)
-    assert found.deltas == [-2.0, -1.0, 0.0, 1.0, 2.0] and found.linear_until is None
+    assert found.deltas == [-2.0, -1.0, 0.0, 1.0, 2.0] and found.linear is None
     assert (found.real == found.real[:, :1]).all()
 
 

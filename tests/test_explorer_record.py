@@ -16,8 +16,8 @@ HOSTILE = [
 
 def tiny(**changes) -> Block:
     decomposition = Decomposition(
-        name="one", method="L3D", facts=[["n_v", "1"]], baselines=[], reading="r", deltas=None, subnetworks=[],
-        prompts=[],
+        name="one", method="L3D", facts=[["n_v", "1"]], baselines=[], along="v_out", signs=True, terms=[["delta", "d"]],
+        deltas=None, subnetworks=[], prompts=[],
     )  # fmt: skip
     return Block(
         **{"title": "t", "facts": [], "kind": "vectors", "outputs": ["y"], "distribution": False, "tensors": ["W"],
@@ -43,8 +43,8 @@ def test_curves_keep_decimals_by_their_range():
 
 def test_golden_bytes():
     expected = (
-        '{"decompositions":[{"baselines":[],"deltas":null,"facts":[["n_v","1"]],"method":"L3D","name":"one",'
-        '"prompts":[],"reading":"r","subnetworks":[]}],"distribution":false,"facts":[],"format":1,'
+        '{"decompositions":[{"along":"v_out","baselines":[],"deltas":null,"facts":[["n_v","1"]],"method":"L3D","name":"one",'
+        '"prompts":[],"signs":true,"subnetworks":[],"terms":[["delta","d"]]}],"distribution":false,"facts":[],"format":2,'
         '"items":[{"values":[1.5,2]}],"kind":"vectors","matches":[],"outputs":["y"],"tensors":["W"],"title":"t"}'
     )
     assert to_json(tiny()) == expected
@@ -77,8 +77,8 @@ def test_refusals():
     block = to_block(tiny())
     for wrong, message in (
         ("{", "no whole JSON"),
-        ("[]", "format 'list'; expected 1"),
-        (json.dumps({**block, "format": FORMAT + 1}), "format 2; expected 1"),
+        ("[]", "format 'list'; expected 2"),
+        (json.dumps({**block, "format": FORMAT + 1}), "format 3; expected 2"),
         (json.dumps({key: value for key, value in block.items() if key != "items"}), r"the block lacks \['items'\]"),
         (json.dumps({**block, "more": 1}), r"the block has \['more'\]"),
         (json.dumps({**block, "items": [3]}), r"items\[0\] is a int"),

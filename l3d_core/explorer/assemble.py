@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -64,11 +65,15 @@ def thinned(history: Tensor) -> Tensor:
     return history[torch.linspace(0, n - 1, N_HISTORY, dtype=torch.float64).round().long()]
 
 
-def prompts(signed: Tensor, asked: Sequence[int], n: int, items: Mapping[int, int], n_used: int) -> list[Prompt]:
-    """Returns items with the subnetworks of largest signed impact, by size, at every position.
+def prompts(
+    absolute: Tensor, signed: Tensor, live: Tensor, asked: Sequence[int], n: int, items: Mapping[int, int], n_used: int
+) -> list[Prompt]:  # fmt: skip
+    """Returns items with the live subnetworks of largest impact at every position, none of which is 0.
 
     Args:
-        signed: Signed impacts `[n_s, n_v]`.
+        absolute: Impacts `[n_s, n_v]`.
+        signed: With their sign `[n_s, n_v]`.
+        live: Which subnetworks are `[n_v]`.
         asked: The items.
         n: Samples of an item.
         items: Where each item lies in the block.
@@ -76,10 +81,15 @@ def prompts(signed: Tensor, asked: Sequence[int], n: int, items: Mapping[int, in
     """
     found = []
     for number in asked:
-        own = signed[number * n : (number + 1) * n]
-        order = own.abs().argsort(dim=1, descending=True, stable=True)[:, :n_used]
-        positions = [[[v, short(float(row[v]))] for v in used] for row, used in zip(own, order.tolist(), strict=True)]
-        found.append(Prompt(item=items[number], positions=positions))
+        own = slice(number * n, (number + 1) * n)
+        impact = torch.where(live & absolute[own].isfinite(), absolute[own], 0.0)
+        order = impact.argsort(dim=1, descending=True, stable=True)[:, :n_used].tolist()
+        positions = [
+            [[v, short(float(row[v]))] for v in used if row[v] > 0] for row, used in zip(impact, order, strict=True)
+        ]
+        used = sorted({v for row in positions for v, _ in row})
+        along = {str(v): shortened(signed[own, v].tolist()) for v in used}
+        found.append(Prompt(item=items[number], positions=positions, signed=along))
     return found
 
 
@@ -99,7 +109,8 @@ def subnetworks(
     """
     norms, share = explored.v_out.norms().detach().cpu().tolist(), shares(explored.v_out)
     near, history = nearest(cosines(explored.v_out, explored.v_out)), thinned(explored.history)
-    p_active, means = explored.p_active.cpu(), measured.absolute.double().mean(0)
+    p_active = explored.p_active.cpu()
+    means = torch.where(measured.absolute.isfinite(), measured.absolute.double(), math.nan).nanmean(0)
     found = []
     for v, own in enumerate(pushed):
         examples = [Example(**{**example, "item": items[example["item"]]}) for example in own["examples"]]
@@ -109,7 +120,7 @@ def subnetworks(
             impact=short(float(means[v])), coherence=shortened(coherence[v].tolist()), note=notes.get(v, ""),
             share=shortened(share[v].tolist()), nearest=near[v], history=shortened(history[:, v].double().tolist()),
             histogram=histogram(measured.absolute[:, v]), top=examples[:n_top], random=examples[n_top:],
-            linear_until=own["linear_until"], deltas=own["deltas"] if explored.grid is None else None,
+            linear=own["linear"], deltas=own["deltas"] if explored.grid is None else None,
         ))  # fmt: skip
     return found
 
@@ -140,10 +151,14 @@ def block_of(
     decomposition = Decomposition(
         name=told["name"], method=explored.method, facts=[list(pair) for pair in explored.facts],
         baselines=[[kind, {name: short(mean) for name, mean in means.items()}] for kind, means in baselines],
-        reading=f"{explored.reading} {_grid_told(settings, explored)}",
+        along=explored.along, signs=explored.signs,
+        terms=[*map(list, explored.terms), *_terms(settings, explored, list(labels))],
         deltas=None if explored.grid is None else list(explored.grid),
         subnetworks=subnetworks(explored, notes, measured, coherence, pushed, items),
-        prompts=prompts(measured.signed, asked, shown.per_item, items, settings.n_used),
+        prompts=prompts(
+            measured.absolute, measured.signed, explored.p_active.cpu() > 0, asked, shown.per_item, items,
+            settings.n_used,
+        ),
         weights=_carried(explored, settings),
     )  # fmt: skip
     return Block(
@@ -182,15 +197,27 @@ def _carried(explored: Explored, settings: ExplorerSettings) -> dict[str, Any] |
     return weights_facts(explored.v_in, explored.v_out) if mib <= settings.weights_mib else None
 
 
-def _grid_told(settings: ExplorerSettings, explored: Explored) -> str:
-    """Returns in words where a grid ends and how far lines are said to hold."""
-    told = (
-        "A straight line holds as long as it misses the change of the most moved output by at most "
-        f"{100 * TOLERANCE:g} %, in the median over a subnetwork's top samples."
-    )
-    if explored.grid is not None:
-        return told
-    far = f"by {settings.divergence:g} nat of KL divergence, in the mean" if explored.distribution else (
+def _terms(settings: ExplorerSettings, explored: Explored, labels: Sequence[str]) -> list[list[str]]:
+    """Returns what terms mean that all methods share, and where a grid ends."""
+    far = f"by {settings.divergence:g} nat of KL divergence" if explored.distribution else (
         f"by {settings.change:g} times their own distance from the mean output (root mean square)"
     )  # fmt: skip
-    return f"The grid of delta ends where the outputs on a subnetwork's own top samples have moved {far}. {told}"
+    told = [["outputs moved most", (
+        "Those of the sample whose derivatives by delta at the trained weights are largest (Eq. 10 of the L3D paper); "
+        "further out others may move more."
+    )], ["linear prediction", (
+        "Delta times the derivative of an output by delta at the trained weights. It holds as long as it misses the "
+        f"change of the most moved output by at most {100 * TOLERANCE:g} % of that change, in the median over a "
+        "subnetwork's top samples, at this and all smaller deltas of the same sign that were tried."
+    )]]  # fmt: skip
+    if explored.grid is None:
+        ends = f"Where the outputs on a subnetwork's own top samples have moved {far}, in the mean of both ends."
+        told.append(["end of the slider", ends])
+    told.append(["nearest", f"Subnetworks with the largest |cosine| of {explored.along}."])
+    if labels and settings.n_samples > 1:
+        told.append(["coherence", (
+            "Share of the pairs of a subnetwork's top samples that have the same label; the list shows that of "
+            f"{labels[0]!r}. For comparison: means of other directions, where there are any (random ones, principal "
+            "directions of the gradients, those that training began with), and of random samples."
+        )])  # fmt: skip
+    return told

@@ -16,12 +16,14 @@ from .explored import Explored, Scores
 
 # Steps by a quarter of a component: at -1 it is taken away, at 1 there twice.
 GRID = tuple(i / 4 for i in range(-6, 7))
-READING = (
-    "Subnetworks are components, which add up to the weights. Impact: attribution, how strongly a component moves a "
-    "sample's outputs to first order (APD Eq. 8, derivatives at the trained weights); it has no sign. Delta: how much "
-    "of the component is added to the weights; -1 takes it away. P_act: share of samples on which its attribution is "
-    "among the largest of all components and samples."
-)
+TERMS = (
+    ("subnetwork", "A component; all components add up to the weights."),
+    ("impact", "Attribution: how strongly the component moves a sample's outputs to first order (APD Eq. 8, "
+               "derivatives at the trained weights). It has no sign."),
+    ("delta", "How much of the component is added to the weights; -1 takes it away."),
+    ("P_act", "Share of samples on which the component's attribution is among the largest of all components and "
+              "samples; one of which there are none is dead."),
+)  # fmt: skip
 
 
 def whole_tensors(named: dict[str, Tensor]) -> TuckerDirections:
@@ -60,7 +62,7 @@ def of_apd(apd: APD, subject: Subject, x: Tensor, run: int = 0) -> Explored:
     directions = whole_tensors(named)
     return Explored(
         subject.module, directions, directions, partial(_scores, subject, rows), active.double().mean(0),
-        torch.zeros(0, len(rows)), "APD", READING, facts, grid=GRID,
+        torch.zeros(0, len(rows)), "APD", TERMS, along="the component", signs=False, facts=facts, grid=GRID,
     )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -66,8 +67,9 @@ def explore(
 ) -> Path:  # fmt: skip
     """Returns a page on which a reader can search, open and push every subnetwork; it needs no server.
 
-    What it shows is kept in a folder beside it, from which `l3d explore FOLDER` writes the page anew. A call that was
-    stopped goes on where it was; one whose result is there only writes the page.
+    What it shows is kept in a folder beside it, from which `l3d explore FOLDER` writes the page anew; a page of two
+    with `--against` and the other one's folder. A call that was stopped goes on where it was; one whose result is there
+    only writes the page.
 
     Args:
         l3d: A decomposition; or what `explored.Explored` tells of one by another method.
@@ -178,8 +180,9 @@ def _config(task: _Task) -> dict[str, Any]:
     # Given as JSON gives it back, so that it can be compared with what is on disk.
     return json.loads(json.dumps({
         "explorer": FORMAT, "settings": asdict(task.settings), "told": task.told,
-        "notes": task.notes, "method": explored.method,
-        "reading": explored.reading, "grid": explored.grid, "settled": list(map(list, explored.facts)),
+        "notes": task.notes, "method": explored.method, "terms": list(map(list, explored.terms)),
+        "along": explored.along, "signs": explored.signs, "grid": explored.grid,
+        "settled": list(map(list, explored.facts)),
         "kind": shown.kind,
         "layout": layout_facts(explored.v_out.layout), "weights": digest(list(explored.model.state_dict().values())),
         "directions": digest([explored.v_in.flat, explored.v_out.flat, explored.p_active, explored.history]),
@@ -205,7 +208,9 @@ def _compute(task: _Task, folder: Path, config: dict[str, Any]) -> None:
     }  # fmt: skip
     tensors = {name: t.detach().cpu().clone() for name, t in tensors.items()}  # Some may be one and the same.
     save_result(folder, config, tensors, block, facts)
-    shutil.rmtree(scratch, ignore_errors=True)
+    # Those of calls with other arguments that were given up too.
+    for left in folder.parent.glob(f"{glob.escape(folder.name)}.unfinished-*"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def _bar(task: _Task, n: int) -> tqdm:
@@ -252,7 +257,7 @@ def _push(task: _Task, measured: Measured, v: int) -> dict[str, Any]:
         measured.middle, task.chunk_size,
     )  # fmt: skip
     examples = [_example(task, measured, v, found, i, sample) for i, sample in enumerate(chosen.tolist())]
-    return {"deltas": found.deltas, "linear_until": found.linear_until, "examples": examples}
+    return {"deltas": found.deltas, "linear": found.linear, "examples": examples}
 
 
 def _example(task: _Task, measured: Measured, v: int, found: Pushed, i: int, sample: int) -> dict[str, Any]:

@@ -24,6 +24,20 @@ from ..tucker import TuckerDirections, two_factors
 NUMBERS = 2**26
 
 
+TERMS = (
+    ("impact", "Of a sample: its outputs diverge from those of other samples, and the gradient of that divergence by "
+               "the weights is measured along v_in of the subnetwork. Impact is the mean over other samples of the "
+               "absolute value (Eqs. 7 and 8 of the L3D paper); beside it stands the mean with its sign. Of a "
+               "subnetwork: the mean over samples."),
+    ("sign of impact", "Positive where a step along v_in raises the divergence from the other samples, to first order "
+                       "and in the mean; negative where it lowers it. Which outputs rise it does not tell; the push "
+                       "does. Turning v_in and v_out round together gives the same decomposition, all signs turned."),
+    ("delta", "How much of v_out is added to the trained weights."),
+    ("P_act", "Share of samples for which the subnetwork was used, its coefficient being among the largest share k of "
+              "all, in the last epoch of training. One that was used for none is dead, the others are live."),
+)  # fmt: skip
+
+
 class Scores(NamedTuple):
     """Impacts of directions on samples, positions of a text being samples of their own, `[n_s, n_v]` each.
 
@@ -53,7 +67,9 @@ class Explored:
         p_active: Share of samples that each subnetwork is used for `[n_v]`.
         history: The same over epochs `[epochs, n_v]`.
         method: 'L3D' or 'APD'.
-        reading: What impact and delta mean.
+        terms: Terms with what they mean of this method: impact, delta, P_act.
+        along: What the model is pushed along, in words.
+        signs: Whether impacts have a sign; signed ones are else the same.
         facts: Name and value of its settings.
         distribution: Whether the model's outputs are logits.
         grid: Deltas to push by, 0 among them; None for a grid of each subnetwork's own.
@@ -66,7 +82,9 @@ class Explored:
     p_active: Tensor
     history: Tensor
     method: str
-    reading: str
+    terms: Sequence[tuple[str, str]]
+    along: str = "v_out"
+    signs: bool = True
     facts: Sequence[tuple[str, str]] = field(default=())
     distribution: bool = False
     grid: tuple[float, ...] | None = None
@@ -84,18 +102,17 @@ class Explored:
 def of_l3d(l3d: L3D) -> Explored:
     """Returns what an explorer needs to know of a decomposition by L3D."""
     config, kl = l3d.config, l3d.divergence.name == "kl"
-    reading = (
-        "Impact: how strongly the gradient of a sample's divergence from others points along V_in (Eqs. 7 and 8); its "
-        "sign is that of the mean over these others. Delta: steps along v_out from the trained weights, one step being "
-        "v_out itself, whose length is the norm."
-    )
+    rank = f"{config.rank:g} of each axis" if isinstance(config.rank, float) else str(config.rank)
     facts = [
-        ("divergence", l3d.divergence.name), ("n_v", str(config.n_v)), ("k", f"{config.k_fraction:g}"),
-        ("rank", str(config.rank)), ("epochs", str(len(l3d.history.p_active))), ("seed", str(l3d.seed)),
+        ("divergence", l3d.divergence.name), ("subnetworks, n_v", str(config.n_v)),
+        ("used share, k", f"{config.k_fraction:g}"), ("rank", rank),
+        ("epochs", str(len(l3d.history.p_active))), ("seed", str(l3d.seed)),
     ]  # fmt: skip
     score = partial(_l3d_scores, l3d.model, l3d.v_in.matrix, l3d.divergence, l3d.parameters)
     p_active, history = (t.detach().cpu() for t in (l3d.p_active, l3d.history.p_active))
-    return Explored(l3d.model, l3d.v_in, l3d.v_out, score, p_active, history, "L3D", reading, facts, kl)
+    return Explored(
+        l3d.model, l3d.v_in, l3d.v_out, score, p_active, history, "L3D", TERMS, facts=facts, distribution=kl
+    )
 
 
 def _l3d_scores(

@@ -14,6 +14,7 @@ from ..chapters.own_model_measures import at_start
 from ..gradients import divergence_gradients, side_by_side
 from ..intervention import top_samples
 from ..training import L3D
+from .samples import known
 
 # Samples whose gradients' principal directions are taken, and most numbers of these gradients.
 N_PRINCIPAL, NUMBERS = 2048, 2**27
@@ -68,7 +69,7 @@ def coherences(
     if not labels or top.shape[1] < 2:
         return torch.zeros(len(top), 0), []
     groups = torch.arange(len(scores) // n_positions).repeat_interleave(n_positions) if n_positions > 1 else None
-    tops = {name: top_samples(each, top.shape[1], groups=groups) for name, each in others.items()}
+    tops = {name: top_samples(known(each), top.shape[1], groups=groups) for name, each in others.items()}
     found = []
     for kind, of in labels.items():
         means = {name: float(coherence(each, of).mean()) for name, each in tops.items()}

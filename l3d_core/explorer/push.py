@@ -1,4 +1,4 @@
-"""Pushing a model along one subnetwork: a grid of delta, the real outputs along it, and where lines stop to hold."""
+"""Pushing a model along one subnetwork: a grid of delta, the real outputs along it, and where lines cease to hold."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import kl_div
 
 from ..gradients import by_position, model_outputs
 from ..intervention import output_gradients, top_outputs
@@ -30,7 +29,7 @@ class Pushed(NamedTuple):
         slopes: Their derivatives by delta (Eq. 10) `[n_s, n_moved]`.
         real: These outputs along the grid `[n_s, n_deltas, n_moved]`.
         normaliser: Logarithm of the sum of the exponentials of all outputs `[n_s, n_deltas]`.
-        linear_until: See `linear_until`.
+        linear: See `linear_between`.
     """
 
     deltas: list[float]
@@ -38,7 +37,7 @@ class Pushed(NamedTuple):
     slopes: Tensor
     real: Tensor
     normaliser: Tensor
-    linear_until: float | None
+    linear: list[float] | None
 
 
 def outputs_along(
@@ -87,8 +86,9 @@ def change_of(before: Tensor, after: Tensor, distribution: bool, scale: float) -
         scale: Otherwise the root mean square change is divided by this.
     """
     if distribution:
-        logs = after.log_softmax(-1), before.log_softmax(-1)
-        return float(kl_div(*logs, reduction="batchmean", log_target=True))
+        p, q = before.log_softmax(-1), after.log_softmax(-1)
+        # What cannot be before, such as a masked output, adds nothing, whatever it is after.
+        return float(torch.where(p == -math.inf, 0.0, p.exp() * (p - q)).sum(-1).mean())
     return float((after - before).square().mean().sqrt()) / scale
 
 
@@ -132,36 +132,40 @@ def symmetric_grid(end: float, n_steps: int) -> list[float]:
     return [float(f"{step * i:.4g}") for i in range(-n_steps, n_steps + 1)]
 
 
-def linear_until(
-    deltas: Sequence[float], change: Tensor, slopes: Tensor, tolerance: float
-) -> float | None:  # fmt: skip
-    """Returns the largest abs(delta) of a grid up to which linear predictions hold, None if they do at none.
+def linear_between(deltas: Sequence[float], change: Tensor, slopes: Tensor, tolerance: float) -> list[float] | None:
+    """Returns the deltas of a grid between which linear predictions hold; None where nothing is moved or known.
 
     A prediction `delta s` of a change c is off by `abs(delta s - c) / abs(c)`, 0 where both are 0. It holds at a delta
-    if the median over samples is at most the tolerance, on both sides of 0 and at all smaller deltas of the grid.
+    if the median over samples is at most the tolerance, and at all deltas between this one and 0. On either side of 0
+    the last delta at which it holds is given, 0 if there is none.
 
     Args:
-        deltas: The grid.
+        deltas: The grid, rising, 0 among it.
         change: Of one output of each sample `[n_s, n_deltas]`.
         slopes: Its derivatives `[n_s]`.
         tolerance: Such as .2.
     """
-    if not slopes.any():
-        return None
     steps = torch.tensor(deltas, dtype=torch.float64)
     change, predicted = change.double(), slopes.double()[:, None] * steps
+    if not slopes.any() or not (change.isfinite() & predicted.isfinite())[:, steps != 0].any():
+        return None
     off, size = (predicted - change).abs(), change.abs()
     off = torch.where(off == 0, 0.0, off / size)
     # The median of an even number of values is the mean of the middle two.
     median = off.nan_to_num(nan=math.inf).sort(0).values
     n = len(median)
-    middle = (median[(n - 1) // 2] + median[n // 2]) / 2
-    found = None
-    for size in sorted({abs(delta) for delta in deltas} - {0.0}):
-        if not all(float(middle[i]) <= tolerance for i, delta in enumerate(deltas) if abs(delta) == size):
-            break
-        found = size
-    return found
+    holds = ((median[(n - 1) // 2] + median[n // 2]) / 2 <= tolerance).tolist()
+    zero = deltas.index(0.0)
+
+    def last(side: Sequence[int]) -> float:
+        found = 0.0
+        for i in side:
+            if not holds[i]:
+                break
+            found = deltas[i]
+        return found
+
+    return [last(range(zero - 1, -1, -1)), last(range(zero + 1, len(deltas)))]
 
 
 def own_grid(
@@ -220,7 +224,7 @@ def push(
     real = torch.stack([y.gather(-1, moved) for y in outputs], 1)
     normaliser = torch.stack([y.logsumexp(-1) for y in outputs], 1)
     change = real[:n_top, :, 0] - before.gather(-1, moved)[:n_top, :1]
-    reach = linear_until(deltas, change.cpu(), slopes[:n_top, 0].cpu(), TOLERANCE)
+    reach = linear_between(deltas, change.cpu(), slopes[:n_top, 0].cpu(), TOLERANCE)
     return Pushed(deltas, moved.cpu(), slopes.cpu(), real.cpu(), normaliser.cpu(), reach)
 
 

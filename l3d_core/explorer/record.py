@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, ClassVar
 
-FORMAT = 1
+FORMAT = 2
 # Significant digits of a number.
 DIGITS = 4
 KINDS = ("tokens", "images", "vectors")
@@ -45,7 +45,8 @@ class Example:
     impact: float
     """Of the subnetwork on it (Eq. 8)."""
     signed: list[float]
-    """Impact with its sign at every position of the item: the mean over references of Eq. 7."""
+    """Impact with its sign at every position of the item: the mean over references of Eq. 7; of impacts that have no
+    sign they themselves."""
     moved: list[list[float]]
     """Outputs moved most with their derivatives by delta (Eq. 10)."""
     before: list[float]
@@ -88,8 +89,8 @@ class Subnetwork:
     """Samples of largest impact."""
     random: list[Example]
     """Random other ones."""
-    linear_until: float | None
-    """Largest abs(delta) of the grid up to which the linear prediction holds."""
+    linear: list[float] | None
+    """Deltas of the grid between which the linear prediction holds, 0 among them; None if nothing is predicted."""
     deltas: list[float] | None = None
     """Its grid, unless all have one."""
 
@@ -103,7 +104,9 @@ class Prompt:
     item: int
     """Index into the block's items."""
     positions: list[list[list[float]]]
-    """For each position subnetworks with their signed impacts, largest first."""
+    """For each position live subnetworks with their impacts (Eq. 8), largest first."""
+    signed: dict[str, list[float]]
+    """Of each of these the impact with its sign at every position, as in `Example`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,8 +123,12 @@ class Decomposition:
     """Name and value."""
     baselines: list[list[Any]]
     """What each coherence is of, and the mean coherence of other directions by name."""
-    reading: str
-    """What impact and delta mean."""
+    along: str
+    """What the model is pushed along: 'v_out' or 'the component'."""
+    signs: bool
+    """Whether impacts have a sign."""
+    terms: list[list[str]]
+    """Terms, such as 'impact', with what they mean here."""
     deltas: list[float] | None
     """The grid, None if each subnetwork has its own."""
     subnetworks: list[Subnetwork]

@@ -158,7 +158,7 @@ def chosen_samples(scores: Tensor, n_positions: int, settings: ExplorerSettings)
     drawn from the same few texts for all subnetworks, `pool`.
 
     Args:
-        scores: Impacts `[n_s, n_v]`.
+        scores: Impacts `[n_s, n_v]`; those that are not finite come last.
         n_positions: Samples in a text, which stand side by side.
         settings: How many, and the seed.
 
@@ -167,7 +167,7 @@ def chosen_samples(scores: Tensor, n_positions: int, settings: ExplorerSettings)
     """
     n = len(scores) // n_positions
     groups = torch.arange(n).repeat_interleave(n_positions)
-    top = top_samples(scores, min(settings.n_samples, n), groups=groups if n_positions > 1 else None)
+    top = top_samples(known(scores), min(settings.n_samples, n), groups=groups if n_positions > 1 else None)
     texts, random = pool(n, settings), []
     for v, own in enumerate((top // n_positions).tolist()):
         generator = torch.Generator().manual_seed(settings.seed + v)
@@ -178,6 +178,11 @@ def chosen_samples(scores: Tensor, n_positions: int, settings: ExplorerSettings)
     return top, random
 
 
+def known(scores: Tensor) -> Tensor:
+    """Returns impacts with those that are not finite below all others, where they are ranked."""
+    return torch.where(scores.isfinite(), scores, -1.0)
+
+
 def pool(n: int, settings: ExplorerSettings) -> list[int]:
     """Returns the texts that random samples are drawn from: some of n, in a random order."""
     order = torch.randperm(n, generator=torch.Generator().manual_seed(settings.seed))
@@ -185,15 +190,17 @@ def pool(n: int, settings: ExplorerSettings) -> list[int]:
 
 
 def histogram(values: Tensor) -> dict[str, list[float]]:
-    """Returns how many impacts lie between edges that grow by one factor, the first bin holding all smaller ones.
+    """Returns how many finite impacts lie between edges that grow by one factor, the first bin holding smaller ones.
 
     Edges run from a ten-thousandth of the largest impact to the largest, with 0 before them; each bin holds its lower
-    edge, the last both. Counts add up to the number of values.
+    edge, the last both. Without a finite impact there are no edges.
 
     Args:
         values: Impacts `[n_s]`, not negative.
     """
-    values = values.double().contiguous()
+    values = values.double()[values.isfinite()].contiguous()
+    if not len(values):
+        return {"edges": [], "counts": []}
     largest = float(values.max())
     if not largest > 0:
         return {"edges": [0.0, 1.0], "counts": [len(values)]}

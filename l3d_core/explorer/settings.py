@@ -31,7 +31,7 @@ class ExplorerSettings:
     """Texts of which every position is shown with the subnetworks it uses."""
     n_used: int = 8
     """Subnetworks shown at each of these positions."""
-    weights_mib: float = 24.0
+    weights_mib: float = 20.0
     """Most MiB of directions that the page itself holds, to be taken away from it; the folder always holds them."""
     seed: int = 0
     """Seeds the references and the random samples."""

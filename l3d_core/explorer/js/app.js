@@ -1,11 +1,20 @@
-// The view as a whole: its state in the address, the prompt view, the comparison, the keys, the start.
+// The view as a whole: its state in the address, the comparison, the keys, the start.
 
-const DEFAULTS = { view: "find", d: 0, id: null, with: null, q: "", sort: "impact", dir: "desc", live: "", tensor: "",
-  token: "", p: 0, delta: null, s: "", out: 0 };
+const DEFAULTS = { view: "find", d: 0, id: null, with: null, q: "", sort: null, dir: "desc", live: "", tensor: "",
+  token: "", p: 0, t: "", delta: null, s: "", out: 0 };
 const NUMBERS = ["d", "id", "with", "p", "delta", "out"];
 const AFRESH = { with: null, s: "", out: 0, delta: null }; // What belongs to one card and not to the next.
 const state = { ...DEFAULTS };
-let drawn = "", waiting = null, later = null;
+let drawn = "", waiting = null, later = null, said = null;
+
+// Tells the reader, in sight for a while and to screen readers, that something was done.
+function say(text) {
+  const place = at("say");
+  place.textContent = text;
+  place.classList.remove("unseen");
+  clearTimeout(said);
+  said = setTimeout(() => place.classList.add("unseen"), 3000);
+}
 
 const narrow = () => matchMedia("(max-width: 760px)").matches;
 
@@ -27,10 +36,12 @@ function readAddress(hash) {
   }
   if (!index[read.d]) read.d = 0;
   if (!["find", "prompts", "compare"].includes(read.view) || (read.view === "compare" && !index[1])) read.view = "find";
-  if (!COLUMNS.some((column) => column.key === read.sort)) read.sort = "impact";
+  if (!COLUMNS.some((column) => column.key === read.sort)) read.sort = null;
+  if (read.view === "prompts" && !block.decompositions.some((d) => d.prompts.length)) read.view = "find";
   if (read.view === "compare") read.d = 0;
   if (!(Number.isInteger(read.out) && read.out >= 0)) read.out = 0;
-  if (!block.tensors[read.tensor]) read.tensor = "";
+  if (block.tensors[Number(read.tensor)] === undefined) read.tensor = "";
+  if (!["asc", "desc"].includes(read.dir)) read.dir = "desc";
   if (!["", "0", "1"].includes(read.live)) read.live = "";
   return read;
 }
@@ -46,9 +57,10 @@ function link(goal, text, props = {}) {
   return el("a", { href: address(goal), onclick: follow, ...props }, text);
 }
 
-function writeAddress(push) {
+function writeAddress(push, of = state) {
   clearTimeout(waiting);
-  const hash = address(state);
+  waiting = null;
+  const hash = address(of);
   if (hash === (location.hash || "#")) return;
   try {
     history[push ? "pushState" : "replaceState"](null, "", hash);
@@ -61,6 +73,7 @@ function writeAddress(push) {
 function change(some, push = false) {
   const before = { ...state };
   Object.assign(state, some);
+  if (push && waiting !== null) writeAddress(false, before); // So that Back leads to what was typed last.
   if (push) writeAddress(true);
   else { clearTimeout(waiting); waiting = setTimeout(() => writeAddress(false), 120); }
   render(before);
@@ -88,7 +101,7 @@ function render(before = null) {
   if (changed(LISTED) && state.view !== "prompts") { performance.mark("search-start"); refreshList();
     performance.measure("search", "search-start"); }
   else if (changed(["id"])) markChosen();
-  const shown = state.view === "prompts" ? `p${state.d}/${state.p}`
+  const shown = state.view === "prompts" ? `p${state.d}`
     : `${state.view}/${state.d}/${chosenId()}/${state.with}`;
   clearTimeout(later);
   if (shown !== drawn) {
@@ -97,7 +110,7 @@ function render(before = null) {
     if (before && before.q !== state.q) later = setTimeout(show, 150);
     else show();
   }
-  else if (changed(["delta", "s", "out"])) watching.forEach((update) => update());
+  else if (changed(["q", "delta", "s", "out", "p", "t"])) watching.forEach((update) => update());
 }
 
 // The subnetwork whose card is shown: the chosen one, or on a wide page the first of the list.
@@ -155,45 +168,6 @@ function compareView(id) {
     rest.length > 40 ? ` and ${rest.length - 40} more` : "") : null);
 }
 
-// Prompts: which subnetworks each position of a text, or an image, uses.
-function promptView() {
-  const { prompts = [] } = block.decompositions[state.d];
-  if (!prompts.length) return el("article", { class: "card" },
-    el("p", { class: "none" }, "This decomposition has no prompts."));
-  const p = Math.max(0, Math.min(prompts.length - 1, Math.trunc(state.p))), prompt = prompts[p],
-    most = largest(prompt.positions.flat().map(([, x]) => x));
-  const picker = el("select", { id: "prompt", onchange: (event) => change({ p: Number(event.target.value) }, true) },
-    prompts.map(({ item }, k) => el("option", { value: k, selected: k === p },
-      `${k + 1}: ${short(visible(short(itemText(item), 90)).trim(), 70)}`)));
-  const step = (by) => () => { change({ p: Math.max(0, Math.min(prompts.length - 1, p + by)) }, true);
-    document.querySelectorAll(".walk button")[by < 0 ? 0 : 1].focus(); };
-  const holder = el("div", {}), told = el("p", { class: "told", "aria-live": "polite" });
-  const trace = (id) => {
-    const values = prompt.positions.map((uses) => uses.find(([other]) => other === id)?.[1] ?? 0);
-    holder.replaceChildren(strip(prompt.item, { values, most }));
-    told.textContent = id === null
-      ? "Point at a subnetwork, or move the focus to it, to shade the tokens by its impact."
-      : `Shaded by the impact of subnetwork ${id}.`;
-  };
-  trace(null);
-  const chip = ([id, x]) => link({ view: "find", d: state.d, id },
-    [`#${id} `, el("span", { class: "num" }, signed(x, 2))], { class: `chip ${shade(x, most)}`, "data-id": id,
-    "aria-label": `Subnetwork ${id}, impact ${signed(x, 2)}`, onfocus: () => trace(id), onmouseover: () => trace(id) });
-  const item = block.items[prompt.item], rows = prompt.positions.map((uses, k) =>
-    el("tr", {}, el("th", { scope: "row" }, item.tokens
-    ? bdi(short(named(block.outputs[item.tokens[k]]), 40), { class: "word" }) : "all of it",
-    item.label?.[k] ? el("span", { class: "label" }, bdi(visible(short(item.label[k], 80)))) : null),
-      el("td", {}, uses.length ? uses.map(chip) : el("span", { class: "none" }, "none"))));
-  return el("article", { class: "card prompts", "aria-label": "Prompts" },
-    el("div", { class: "pick walk" }, el("label", { for: "prompt" },
-      { tokens: "Text ", images: "Image ", vectors: "Input " }[block.kind]), picker, button("Previous", step(-1)),
-      button("Next", step(1)), button("Save as SVG", () => savePicture(`prompt-${p + 1}`))),
-      el("div", { class: "stuck" }, holder, told),
-    el("div", { class: "scroll" }, el("table", { class: "uses" },
-      el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "position"),
-      el("th", { scope: "col" }, "subnetworks it uses, most first, with signed impact"))), el("tbody", {}, rows))));
-}
-
 function keys(event) {
   const typing = /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName) && event.target.type !== "range";
   if (event.ctrlKey || event.metaKey || event.altKey) return;
@@ -204,9 +178,9 @@ function keys(event) {
     at("search").focus();
     at("search").select();
   } else if (event.key === "Escape") {
-    const menu = document.querySelector("details.take[open]");
+    const menu = document.querySelector("details.export[open]");
     if (menu) { menu.open = false; menu.querySelector("summary").focus(); }
-    else if (event.target === at("search") && state.q) change({ q: "" });
+    else if (event.target === at("search") && state.q) change({ q: "", ...BY_DEFAULT });
     else if (event.target === at("search")) event.target.blur();
     else if (narrow() && state.id !== null) back();
     else markChosen(true);
@@ -214,8 +188,12 @@ function keys(event) {
 }
 
 async function start() {
-  block = await unpack(at("block").textContent.trim());
+  const [packed, ...numbers] = at("block").textContent.trim().split("\n");
+  block = await unpack(packed);
   at("block").remove();
+  // The numbers of directions stand beside the block as they are: they are long and asked for seldom.
+  for (const { weights } of block.decompositions)
+    if (weights) [weights.v_in, weights.v_out] = numbers.splice(0, 2);
   buildIndex();
   buildFind();
   at("facts").append(...block.facts.map(([key, value]) =>
@@ -228,7 +206,12 @@ async function start() {
   addEventListener("hashchange", () => { follow(); heading(); });
   addEventListener("popstate", follow);
   addEventListener("keydown", keys);
-  matchMedia("(max-width: 760px)").addEventListener("change", () => { drawn = ""; render(); });
+  addEventListener("click", ({ target }) => document.querySelectorAll("details.export[open]").forEach((menu) => {
+    if (!menu.contains(target)) menu.open = false;
+  }));
+  const fold = () => { at("about").open = !narrow(); };
+  fold();
+  matchMedia("(max-width: 760px)").addEventListener("change", () => { fold(); drawn = ""; render(); });
   at("skip").addEventListener("click", heading);
   requestAnimationFrame(() => setTimeout(() => performance.mark("ready")));
 }

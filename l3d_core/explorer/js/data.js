@@ -1,7 +1,9 @@
 // What the page shows: the unpacked block, names and numbers as text, and what is derived from the block once.
 
 let block = null;
-const index = []; // Per decomposition: {byId: Map, entries: [entry]}.
+// Per decomposition: {byId: Map, entries: [entry], some: {norm, coherence}}, whether there is something to show of
+// these. Norms that are all alike, as where directions are normalised, tell nothing apart.
+const index = [];
 
 async function unpack(text) {
   const packed = Uint8Array.fromBase64 ? Uint8Array.fromBase64(text) : bytesOf(text);
@@ -18,7 +20,7 @@ function bytesOf(base64) {
 // Text of data, made harmless to read: what has no glyph gets one; line breaks and lone surrogates are shown as signs.
 function visible(text) {
   if (text === "") return "∅";
-  if (/^[\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]+$/.test(text))
+  if (/^[\u00a0\u00ad\u061c\u1680\u180e\u2000-\u200f\u2028-\u202f\u205f-\u206f\u3000\ufeff]+$/.test(text))
     return Array.from(text.slice(0, 4), (c) => `U+${c.charCodeAt(0).toString(16).toUpperCase()}`).join(" ");
   return wellFormed(text).replace(/[\u0000-\u001f\u007f-\u009f\u2028\u2029]/g, (c) => {
     const code = c.charCodeAt(0), sign = { "\n": "⏎", "\t": "⇥", "\u007f": "␡" }[c];
@@ -46,14 +48,14 @@ function number(x, digits = 3) {
   if (x === null || x === undefined || !Number.isFinite(x)) return "–";
   if (x === 0) return "0";
   const size = Math.abs(x);
-  const text = size >= 1e5 || size < 1e-3 ? x.toExponential(digits - 2) : String(Number(x.toPrecision(digits)));
+  const text = size >= 1e5 || size < 1e-3 ? x.toExponential(digits - 1) : String(Number(x.toPrecision(digits)));
   return text.replace("e+", "e").replace(/-/g, "−");
 }
 
 const signed = (x, digits = 3) => (x > 0 ? "+" : "") + number(x, digits);
 function percent(x) {
-  if (Number.isNaN(x)) return "–";
-  const text = x >= 9.995 ? "> 999 %" : x > 0 && x < 1e-4 ? "< 0.01 %" : `${number(100 * x, x >= 1 ? 3 : 2)} %`;
+  if (x === null || x === undefined || Number.isNaN(x)) return "–";
+  const text = x >= 9.995 ? "> 999 %" : `${number(100 * x, x >= 0.1 ? 3 : 2)} %`;
   return text.replace(/ /g, "\u00a0");
 }
 
@@ -61,24 +63,34 @@ const plural = (n, word) => `${n} ${word}${n === 1 ? "" : "s"}`;
 const largest = (values) => values.reduce((most, x) => Math.max(most, Math.abs(x ?? 0)), 0);
 
 // Items: texts, images, vectors. Each position of a text is one sample.
-function pieces(item) {
-  if (item.tokens) return item.tokens.map((id) => block.outputs[id]);
-  return [item.name ?? ""];
-}
-
 const lowered = new Map();
-const plain = (text) => text.toLowerCase().replace(/\s+/g, " ");
+// Texts are compared without case and with one space for many; the two small sigmas are one letter.
+const plain = (text) => text.toLowerCase().replace(/ς/g, "σ").replace(/\s+/g, " ");
 
 function itemText(i) {
   const item = block.items[i];
-  if (item.tokens) return pieces(item).join("");
+  if (item.tokens) return item.tokens.map((id) => block.outputs[id]).join("");
   if (item.values) return item.values.map((x, k) => (x ? inputName(k) : "")).filter(Boolean).join(", ") || "all zero";
   return item.name ?? "";
 }
 
+// The name of a text or a vector; that of an image is its text.
+const caption = (i) => (block.items[i].image ? "" : block.items[i].name ?? "");
+
+// The text of an item as it is searched, where in it each token starts, and its caption.
 function itemLower(i) {
-  if (!lowered.has(i)) lowered.set(i, plain(itemText(i)));
-  return lowered.get(i);
+  if (lowered.has(i)) return lowered.get(i);
+  const { tokens } = block.items[i], starts = [];
+  let text = "";
+  if (tokens) for (const id of tokens) {
+    const word = lowerOutput(id);
+    starts.push(text.length);
+    text += text.endsWith(" ") && word.startsWith(" ") ? word.slice(1) : word;
+  } else text = plain(itemText(i));
+  starts.push(tokens ? text.length : 0);
+  const own = { text, starts, caption: plain(caption(i)) };
+  lowered.set(i, own);
+  return own;
 }
 
 const inputName = (k) => block.inputs?.[k] ?? `input ${k}`;
@@ -100,7 +112,9 @@ function sampleWord(sample) {
 function buildIndex() {
   block.decompositions.forEach((decomposition, d) => {
     const entries = decomposition.subnetworks.map((subnetwork) => entryOf(subnetwork, d));
-    index.push({ entries, byId: new Map(entries.map((entry) => [entry.s.id, entry])) });
+    const norms = new Set(decomposition.subnetworks.map((s) => number(s.norm)));
+    const some = { norm: norms.size > 1, coherence: decomposition.subnetworks.some((s) => s.coherence.length) };
+    index.push({ entries, byId: new Map(entries.map((entry) => [entry.s.id, entry])), some });
   });
   for (const [i, j, cosine] of block.matches ?? []) {
     index[0].byId.get(i)?.matches.push([j, cosine]);
@@ -111,21 +125,28 @@ function buildIndex() {
 }
 
 function entryOf(s, d) {
-  const text = [`#${s.id}`, s.note];
+  const text = [`#${s.id}`, s.note], labels = s.top.map((sample) => plain(labelOf(sample)));
   const on = new Set(), moves = new Set();
   for (const sample of s.top) {
-    text.push(itemText(sample.item), labelOf(sample));
-    on.add(sampleWord(sample));
-    for (const [output] of sample.moved) text.push(block.outputs[output]);
-    if (sample.moved.length) moves.add(block.outputs[sample.moved[0][0]]);
+    text.push(itemText(sample.item), caption(sample.item));
+    on.add(wellFormed(sampleWord(sample)));
+    for (const [output, slope] of sample.moved) if (slope) text.push(block.outputs[output]);
+    if (sample.moved[0]?.[1]) moves.add(wellFormed(block.outputs[sample.moved[0][0]]));
   }
   const most = s.share.reduce((best, x, k) => (x > s.share[best] ? k : best), 0);
-  return { s, d, text: plain(text.join("\0")), on, moves, tensor: s.share.length ? most : null, matches: [] };
+  return { s, d, text: [plain(text.join("\0")), ...labels].join("\0"), labels, on, moves,
+    tensor: s.share.length ? most : null, matches: [] };
+}
+
+const loweredOutputs = new Map();
+function lowerOutput(id) {
+  if (!loweredOutputs.has(id)) loweredOutputs.set(id, plain(block.outputs[id]));
+  return loweredOutputs.get(id);
 }
 
 const entryAt = (d, id) => index[d]?.byId.get(id);
 
-// How often each word stands at the samples' own positions, most first.
+// How often each word is there, most first.
 function tally(words) {
   const counts = new Map();
   for (const word of words) counts.set(word, (counts.get(word) ?? 0) + 1);
@@ -152,33 +173,51 @@ function offBy(e, deltas, k, j = 0) {
 
 const TOLERANCE = 0.2;
 
-// The largest |delta| up to which, in both directions, the linear prediction of a sample's most moved output holds.
-function linearUntil(e, deltas) {
-  const order = deltas.map((delta, k) => k).filter((k) => deltas[k] !== 0).sort((a, b) =>
-    Math.abs(deltas[a]) - Math.abs(deltas[b]));
-  let until = null;
-  for (let i = 0; i < order.length; ) {
-    const size = Math.abs(deltas[order[i]]), same = [];
-    while (i < order.length && Math.abs(deltas[order[i]]) === size) same.push(order[i++]);
-    if (!same.every((k) => offBy(e, deltas, k) <= TOLERANCE)) return until;
-    until = size;
-  }
-  return until;
+// The deltas between which the linear prediction of a sample's most moved output holds, from 0 outward on each side
+// until it first fails; null where nothing is known or nothing is moved.
+function linearOf(e, deltas) {
+  if (!e.moved.some(([, slope]) => slope) || deltas.every((_, k) => Number.isNaN(offBy(e, deltas, k)))) return null;
+  const reach = (side) => {
+    const order = deltas.map((_, k) => k).filter((k) => deltas[k] * side > 0).sort((a, b) =>
+      side * (deltas[a] - deltas[b]));
+    const first = order.findIndex((k) => !(offBy(e, deltas, k) <= TOLERANCE));
+    return first === 0 || !order.length ? 0 : deltas[order.at(first === -1 ? -1 : first - 1)];
+  };
+  return [reach(-1), reach(1)];
 }
 
-// The smallest |delta| of the grid beyond one that still holds; null when there is none.
-function failsFrom(until, deltas) {
-  const sizes = deltas.map(Math.abs).filter((x) => x > (until ?? 0)).sort((a, b) => a - b);
-  return sizes.length ? sizes[0] : null;
+// The deltas of the grid at which it first fails below 0 and above 0; null on a side where it never does.
+function failsAt([low, high], deltas) {
+  const below = deltas.filter((x) => x < low), above = deltas.filter((x) => x > high);
+  return [below.length ? Math.max(...below) : null, above.length ? Math.min(...above) : null];
 }
 
-// Whether anything is known of how far the linear prediction of a subnetwork is off.
-const judged = (s, deltas) => s.top.some((e) => deltas.some((_, k) => !Number.isNaN(offBy(e, deltas, k))));
+// Where a linear prediction holds, in few words.
+function holdsShort(linear, deltas) {
+  if (failsAt(linear, deltas).every((x) => x === null)) return "holds at all tried";
+  return linear[0] === linear[1]
+    ? `fails at ${failsAt(linear, deltas).filter((x) => x !== null).map((x) => signed(x)).join(" and ")}`
+    : `holds from ${signed(linear[0])} to ${signed(linear[1])}`;
+}
 
 // Whether a subnetwork moves no output of any top sample, to first order.
 const still = (s) => s.top.every((e) => e.moved.every(([, slope]) => slope === 0));
 
+// What is not known is taken for the largest, as where it is judged how far a linear prediction holds.
 function median(values) {
-  const known = values.filter((x) => !Number.isNaN(x)).sort((a, b) => a - b), n = known.length;
-  return n === 0 ? NaN : n % 2 ? known[(n - 1) / 2] : (known[n / 2 - 1] + known[n / 2]) / 2;
+  if (values.every(Number.isNaN)) return NaN;
+  const all = values.map((x) => (Number.isNaN(x) ? Infinity : x)).sort((a, b) => a - b), n = all.length;
+  return n % 2 ? all[(n - 1) / 2] : (all[n / 2 - 1] + all[n / 2]) / 2;
+}
+
+const termOf = (d, name) => block.decompositions[d].terms.find(([term]) => plain(term) === plain(name))?.[1] ?? null;
+
+// The kinds of labels, from the names of what coherences are of, and a label as pairs of a kind and a value.
+function labelParts(text, d) {
+  const kinds = block.decompositions[d].baselines.map(([name]) => name.replace(/^coherence: /, ""));
+  const starts = kinds.map((kind) => [text.startsWith(`${kind}: `) ? 0 : text.indexOf(`; ${kind}: `), kind])
+    .filter(([from]) => from >= 0).sort((a, b) => a[0] - b[0]);
+  if (starts[0]?.[0] !== 0) return [["", text]];
+  return starts.map(([from, kind], k) =>
+    [kind, text.slice(from + (from ? 2 : 0) + kind.length + 2, starts[k + 1]?.[0] ?? text.length)]);
 }

@@ -66,7 +66,8 @@ function strip(i, { values = [], at = null, most = 0, label, tell = null, onpick
   const item = block.items[i];
   if (!item.tokens) return el("div", { class: "strip other" }, item.values ? vector(item) : picture(item));
   const tokens = item.tokens.map((id, k) =>
-    el("bdi", { class: `token ${shade(values[k], most)} ${k === at ? "at" : ""}`, "data-k": k },
+    el("bdi", { class: `token ${shade(values[k], most)} ${k === at ? "at" : ""} ` +
+      (block.outputs[id].length < 40 ? "whole" : ""), "data-k": k },
       visible(block.outputs[id])));
   if (!tell) return el("div", { class: "strip" }, tokens.length ? tokens : el("span", { class: "none" }, "empty text"));
   const say = (k) => tell(k === null ? ""
@@ -85,11 +86,17 @@ function strip(i, { values = [], at = null, most = 0, label, tell = null, onpick
     event.preventDefault();
     go(Math.max(0, Math.min(tokens.length - 1, (here ?? (at ?? 0) - Math.sign(step)) + step)));
   };
+  const pick = (event) => {
+    if (!onpick || !event.target.dataset.k) return;
+    go(Number(event.target.dataset.k));
+    onpick(here);
+  };
   const over = (event) => event.target.dataset.k && say(Number(event.target.dataset.k));
   return el("div", { class: "strip", tabindex: 0, role: "group",
-    "aria-label": `${label}: ${visible(short(itemText(i), 300))}. Arrow keys go from token to token.`,
-    onkeydown: keys, onfocus: () => go(at ?? (tokens.length ? 0 : null)), onblur: () => go(null), onmouseover: over,
-      onmouseleave: () => say(null) },
+    "aria-label": `${label}: ${visible(short(itemText(i), 300))}. Arrow keys go from token to token` +
+      (onpick ? ", Enter to its row." : "."),
+    onkeydown: keys, onclick: pick, onfocus: () => go(at ?? (tokens.length ? 0 : null)), onblur: () => go(null),
+    onmouseover: over, onmouseleave: () => say(null) },
   tokens.length ? tokens : el("span", { class: "none" }, "empty text"));
 }
 
@@ -113,15 +120,17 @@ function histogram({ edges, counts }) {
   const label =
     `Histogram of impact over ${plural(total, "sample")}, from ${number(edges[0])} to ${number(edges.at(-1))}.`;
   return frame(label, 126, ...bars, svg("line", { x1: 10, x2: 290, y1: 96.5, y2: 96.5, class: "axis" }),
-    mark(10, 110, number(edges[0], 2)), mark(150, 110, number(edges[middle], 2), { "text-anchor": "middle" }),
+    mark(10, 110, counts.length > 1 ? `≤ ${number(edges[1], 2)}` : number(edges[0], 2)),
+    mark(150, 110, number(edges[middle], 2), { "text-anchor": "middle" }),
     mark(290, 110, number(edges.at(-1), 2), { "text-anchor": "end" }),
-    mark(150, 124, "impact", { "text-anchor": "middle", class: "dim" }),
+    mark(150, 124, counts.length > 1 ? "impact, log scale" : "impact", { "text-anchor": "middle", class: "dim" }),
     mark(290, 10, `${log ? "count, log scale" : "count"}, most ${most}`, { "text-anchor": "end", class: "dim" }));
 }
 
 function curve(values, label, left, right) {
-  const most = Math.max(...values.map((x) => x ?? 0)) || 1, n = values.length;
-  const points = values.map((x, k) => [34 + (256 * k) / Math.max(1, n - 1), 90 - (76 * (x ?? 0)) / most]);
+  const most = largest(values) || 1, n = values.length;
+  const points = values.map((x, k) => [34 + (256 * k) / Math.max(1, n - 1), 90 - (76 * x) / most])
+    .filter((_, k) => Number.isFinite(values[k]));
   const dot = points.at(-1);
   return frame(label, 112, svg("line", { x1: 34, x2: 290, y1: 90.5, y2: 90.5, class: "axis" }),
     path(points, { class: "line" }),
@@ -134,8 +143,8 @@ function curve(values, label, left, right) {
 function bars(rows, head, most = largest(rows.map((row) => row[1]))) {
   const line = ([name, value, text, kind]) => el("tr", { class: kind ?? null }, el("th", { scope: "row" }, name),
     el("td", { class: "bar" }, meter(value, most)), el("td", { class: "num" }, text));
-  return el("table", { class: "bars" }, el("thead", { class: "unseen" },
-    el("tr", {}, head.map((text) => el("th", { scope: "col" }, text)))),
+  return el("table", { class: "bars" }, el("thead", {},
+    el("tr", {}, head.map((text) => el("th", { scope: "col" }, el("span", { class: "unseen" }, text))))),
     el("tbody", {}, rows.map(line)));
 }
 
@@ -146,27 +155,25 @@ function meter(value, most) {
 }
 
 // Real change (line and dots) and linear prediction (dashed) of one output against delta.
-function pushPlot(deltas, real, linear, chosen, name, until) {
+function pushPlot(deltas, real, linear, chosen, name, held) {
   const low = Math.min(...deltas), high = Math.max(...deltas), known = real.filter(Number.isFinite);
   const reach = Math.max(largest(known), 1e-12) * 1.15, X = (d) => 36 + (254 * (d - low)) / (high - low || 1),
     Y = (y) => 76 - (62 * y) / reach;
-  const inside = deltas.map((d, k) => [X(d), Y(linear[k])]).filter(([, y]) => y >= 8 && y <= 144);
   const ends = clipped(low, high, linear, deltas, reach).map(([d, y]) => [X(d), Y(y)]);
   const points = deltas.map((d, k) => [X(d), Y(real[k])]).filter(([, y]) => Number.isFinite(y));
   const shown = Number.isFinite(real[chosen]);
   const label = `Change of ${name} against delta. At delta ${signed(deltas[chosen])}: ` +
     `real ${signed(real[chosen])}, linear ${signed(linear[chosen])}.`;
   return frame(label, 166,
-    until ? svg("rect", { x: X(Math.max(low, -until)), y: 10,
-      width: X(Math.min(high, until)) - X(Math.max(low, -until)), height: 132, class: "holds" }) : null,
+    held ? svg("rect", { x: X(held[0]), y: 10, width: X(held[1]) - X(held[0]), height: 132, class: "holds" }) : null,
     svg("line", { x1: 36, x2: 290, y1: 76, y2: 76, class: "axis" }),
       svg("line", { x1: X(0), x2: X(0), y1: 10, y2: 142, class: "axis" }),
     svg("line", { x1: X(deltas[chosen]), x2: X(deltas[chosen]), y1: 10, y2: 142, class: "now" }),
-    path(ends.length > 1 ? ends : inside, { class: "linear" }), path(points, { class: "line" }),
+    path(ends, { class: "linear" }), path(points, { class: "line" }),
     points.map(([cx, cy]) => svg("circle", { cx, cy, r: 1.8, class: "dot" })),
     shown ? svg("circle", { cx: X(deltas[chosen]), cy: Y(real[chosen]), r: 4, class: "dot" }) : null,
-    mark(32, 18, signed(reach / 1.15, 2), { "text-anchor": "end" }), mark(32, 79, "0", { "text-anchor": "end" }),
-    mark(32, 141, signed(-reach / 1.15, 2), { "text-anchor": "end" }),
+    ...[1, 0, -1].map((side) => mark(32, Y((side * reach) / 1.15) + 3, side ? signed((side * reach) / 1.15, 2) : "0",
+      { "text-anchor": "end" })),
     mark(36, 155, signed(low), { class: "dim" }), mark(163, 164, "delta", { "text-anchor": "middle", class: "dim" }),
     mark(290, 155, signed(high), { "text-anchor": "end", class: "dim" }));
 }

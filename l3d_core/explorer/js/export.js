@@ -1,12 +1,14 @@
-// Take away: one subnetwork as CSV, JSON or safetensors, and the view as a picture.
+// Export: one subnetwork as CSV, JSON or safetensors, and the view as a picture.
 
-function takeMenu(d, s) {
-  const name = `subnetwork-${s.id}`, weights = block.decompositions[d].weights;
-  const item = (label, make, type, ending) => button(label, () => {
+function exportMenu(d, s) {
+  const name = `subnetwork-${s.id}${block.decompositions[1] ? `-of-${d + 1}` : ""}`,
+    { weights } = block.decompositions[d];
+  const item = (label, make, type, ending) => button(label, (event) => {
+    event.target.closest("details").open = false;
     const made = make();
     if (made !== null) save(made, type, `${name}.${ending}`);
   });
-  return el("details", { class: "take", "aria-label": `Take subnetwork ${s.id} away` }, el("summary", {}, "Take away"),
+  return el("details", { class: "export", "aria-label": `Export subnetwork ${s.id}` }, el("summary", {}, "Export"),
     el("div", { class: "menu" },
     item("CSV, samples and push", () => csvOf(d, s), "text/csv", "csv"),
       item("JSON, everything", () => jsonOf(d, s), "application/json", "json"),
@@ -22,7 +24,7 @@ function save(content, type, name) {
   anchor.click();
   anchor.remove();
   setTimeout(() => URL.revokeObjectURL(anchor.href), 60000);
-  at("say").textContent = `Saved ${name}`;
+  say(`Saved ${name}`);
 }
 
 // One line per sample and moved output: what it is, then the real output at each delta.
@@ -37,8 +39,10 @@ function csvOf(d, s) {
     e.moved.forEach(([output, slope], j) => lines.push([...lead, output, block.outputs[output], slope, e.before[j],
       ...e.real.map((row) => row[j])]));
   });
+  // A text that begins like a formula is one to a spreadsheet, unless an apostrophe stands before it.
+  const safe = (text) => (/^[=+\-@\t\r]/.test(text) ? `'${text}` : text);
   const cell = (x) => (x === null || x === undefined ? "" : typeof x === "number" ? String(x)
-    : `"${wellFormed(x).replace(/"/g, '""')}"`);
+    : `"${safe(wellFormed(x)).replace(/"/g, '""')}"`);
   return lines.map((line) => line.map(cell).join(",") + "\r\n").join("");
 }
 
@@ -48,7 +52,7 @@ function jsonOf(d, s) {
   const used = [...s.top, ...s.random], outputs = new Set(used.flatMap((e) =>
     [...e.moved.map(([output]) => output), ...(block.items[e.item].tokens ?? [])]));
   return JSON.stringify({ format: block.format, title: block.title, facts: block.facts, kind: block.kind,
-    tensors: block.tensors, decomposition, subnetwork: s,
+    tensors: block.tensors, inputs: block.inputs ?? undefined, decomposition, subnetwork: s,
     outputs: Object.fromEntries([...outputs].sort((a, b) => a - b).map((id) => [id, block.outputs[id]])),
     items: Object.fromEntries(used.map((e) => [e.item, block.items[e.item]])) }, null, 1);
 }
@@ -89,7 +93,7 @@ function savePicture(name, view = at("stage").firstElementChild) {
   save(new XMLSerializer().serializeToString(out), "image/svg+xml", `${name}.svg`);
 }
 
-const NOT_DRAWN = "button.back, details.take, .permalink, .unseen, option";
+const NOT_DRAWN = "button.back, details.export, details.means:not([open]), .permalink, .unseen, option";
 
 function trace(node, out, area) {
   if (node.nodeType === Node.TEXT_NODE) return traceText(node, out, area);
@@ -101,6 +105,8 @@ function trace(node, out, area) {
   if (node.tagName === "IMG") return out.append(svg("image",
     { href: node.src, x, y, width: box.width, height: box.height }));
   boxes(node, style, out, area);
+  if (node.tagName === "INPUT" && node.type !== "range") return out.append(written(node.value || node.placeholder,
+    x + 6, y + box.height * 0.7, style));
   if (node.tagName === "INPUT") return out.append(svg("line",
     { x1: x, x2: x + box.width, y1: y + box.height / 2, y2: y + box.height / 2, stroke: "gray", "stroke-width": 2 }),
     svg("circle", { cx: x + (box.width * node.value) / node.max, cy: y + box.height / 2, r: 7,
