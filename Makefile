@@ -18,7 +18,7 @@ book: $(READY)
 test: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(ONE_THREAD) $(BIN)/pytest -q -rs -n 2 --dist loadfile --ignore=tests/test_site.py
+	$(ONE_THREAD) $(BIN)/pytest -q -rs -n 2 --dist worksteal --ignore=tests/test_site.py
 	$(ONE_THREAD) $(BIN)/pytest -q -rs -n 2 --dist loadfile --nbval-lax --nbval-current-env --nbval-cell-timeout=300 notebooks
 	$(BIN)/l3d check
 	$(BIN)/l3d book

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from . import experiments, explorer_pages, record
 from .artifacts import provenance
-from .chapters import apd_chapter
+from .chapters import apd_chapter, real_chapter
 from .chapters.statistics import settings_digest
 from .chapters.studies import fit_job
 from .claims import CLAIMS, ledger
@@ -99,10 +99,11 @@ def check_result(source: Path, result: Path, name: str) -> list[str]:
 def check_losses(name: str, found: dict[str, Any], now: Mapping[str, Tensor] | None = None) -> list[str]:
     """Returns which stacks of runs no longer give the losses their full run began with.
 
-    The losses of each run's first steps, 50 of L3D and 10 of APD, are recomputed from the paper preset; a relative
-    difference above 1e-5 means that the mathematics, the settings or the data have changed. A processor that is not the
-    record's rounds otherwise, and where a gradient is zero but for rounding Adam makes a whole step of it, so that some
-    runs part from the second loss on. There the first loss of every run has to agree, and all losses of most runs.
+    The losses of each run's first steps, 50 of L3D and 10 of APD, are recomputed from the paper preset (on real models
+    for those of `real_chapter.kinds`); a relative difference above 1e-5 means that mathematics, settings or data have
+    changed. A processor that is not the record's rounds otherwise, and where a gradient is zero but for rounding Adam
+    makes a whole step of it, so that some runs part from the second loss on. There the first loss of every run has to
+    agree, and all losses of most runs.
 
     Args:
         name: Name of a notebook.
@@ -114,7 +115,7 @@ def check_losses(name: str, found: dict[str, Any], now: Mapping[str, Tensor] | N
     if set(jobs) != set(stored):
         return [f"{name}: its record and the preset differ in {sorted(set(jobs) ^ set(stored))}; run it again."]
     same, apart = found["provenance"]["device"] == provenance()["device"], []
-    for stack in jobs:
+    for stack in real_chapter.kinds(jobs):
         losses = _losses(name, stack) if now is None else now[stack]
         then = torch.tensor(stored[stack], dtype=torch.float64).flatten(0, 1)
         if losses.shape != then.shape:
@@ -132,7 +133,8 @@ def check_losses(name: str, found: dict[str, Any], now: Mapping[str, Tensor] | N
 
 def _recomputed(pending: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:
     """Returns the first losses of notebooks by stack, computed on all cores, those of the real models first."""
-    stacks = {name: list(experiments.CHAPTERS[name].jobs(experiments.settings(name, "paper"))) for name in pending}
+    stacks = {name: real_chapter.kinds(experiments.CHAPTERS[name].jobs(experiments.settings(name, "paper")))
+              for name in pending}  # fmt: skip
     longest = sorted(stacks, key=lambda name: name not in NEEDS)
     calls = [{"name": name, "stack": stack} for name in longest for stack in stacks[name]]
     found = dict(zip([tuple(call.values()) for call in calls], run_jobs(_losses, calls), strict=True))

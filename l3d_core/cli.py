@@ -109,7 +109,7 @@ def _list(options: argparse.Namespace) -> int:
     from .experiments import EXHIBITS
 
     root = project_root()
-    states = {name: state(root, name) for name in {exhibit.notebook for exhibit in EXHIBITS}}
+    states = {name: _state(root, name) for name in {exhibit.notebook for exhibit in EXHIBITS}}
     rows = [
         (one.place, one.notebook, states[one.notebook], f"l3d run {one.notebook} --preset paper", one.title)
         for one in EXHIBITS
@@ -124,13 +124,8 @@ def _list(options: argparse.Namespace) -> int:
     return 0
 
 
-def state(root: Path, name: str) -> str:
-    """Returns how far a notebook is: quick only, or what its committed paper run is worth.
-
-    Args:
-        root: The checkout.
-        name: A notebook.
-    """
+def _state(root: Path, name: str) -> str:
+    """Returns how far a notebook is: quick only, or what its committed paper run is worth."""
     source, result = root / "notebooks" / f"{name}.ipynb", root / "book" / "results" / f"{name}.ipynb"
     if not result.is_file():
         return "quick only"

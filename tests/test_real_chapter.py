@@ -351,6 +351,14 @@ def test_presets_are_as_stated():
         assert paper.source.n == 10_000 and paper.n_candidate == 2000
 
 
+def test_of_runs_that_take_the_same_steps_the_first_stands_for_all():
+    for notebook in ("05_language_model", "06_vision"):
+        jobs = real_chapter.jobs(real_experiments.SETTINGS[notebook]["paper"])
+        assert list(jobs) == ["text", "text-1", "text-2", "code", "tuned"]
+        assert real_chapter.kinds(jobs) == ["text", "code", "tuned"]
+    assert real_chapter.kinds({"a": "job", "b": "job"}) == ["a", "b"]
+
+
 def test_the_subject_is_the_one_asked_for(monkeypatch, tmp_path):
     monkeypatch.delenv("L3D_HUB", raising=False)
     ours = real_experiments.of_subject("05_language_model", "quick", "stand_in")

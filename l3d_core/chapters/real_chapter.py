@@ -127,6 +127,22 @@ def jobs(settings: RealSettings) -> dict[str, RealJob]:
     return {name: RealJob(settings.source, planned) for name, planned in settings.runs.items()}
 
 
+def kinds(jobs: Mapping[str, Any]) -> list[str]:
+    """Returns the names of jobs, of those on a real model the first of each kind alone.
+
+    Two that differ in the seed and the number of epochs begin with the same kind of steps, and each needs half a minute
+    before its first one.
+
+    Args:
+        jobs: Jobs of any chapter by name.
+    """
+    found: dict[str, str] = {}
+    for name, job in jobs.items():
+        alike = repr((job.source, replace(job.planned.config, epochs=1))) if isinstance(job, RealJob) else name
+        found.setdefault(alike, name)
+    return list(found.values())
+
+
 def compute(
     settings: RealSettings, labels: Mapping[str, Tensor], groups: Tensor | None = None,
     *, folder: str | Path | None = None, device: str = "cpu", workers: int | None = None, progress: bool = False,
