@@ -1,7 +1,7 @@
 # make book | test | bench | mutants | clean. The first one that is run makes .venv from requirements.lock.
 .DELETE_ON_ERROR:
 .SHELLFLAGS := -eu -c
-.PHONY: book test bench mutants setup clean
+.PHONY: book test check site bench mutants setup clean
 
 # Name another interpreter with: make PYTHON=/path/to/python3.12 test
 PYTHON ?=
@@ -20,9 +20,14 @@ test: $(READY)
 	$(BIN)/ruff format --check .
 	$(ONE_THREAD) $(BIN)/pytest -q -rs -n 2 --dist worksteal --ignore=tests/test_site.py
 	$(ONE_THREAD) $(BIN)/pytest -q -rs -n 2 --dist loadfile --nbval-lax --nbval-current-env --nbval-cell-timeout=300 notebooks
-	$(BIN)/l3d check
-	$(BIN)/l3d book
+	$(MAKE) --no-print-directory -j 2 check site
 	$(ONE_THREAD) $(BIN)/pytest -q -rs -n 2 tests/test_site.py
+
+# Side by side, since building the book keeps one core busy and the check ends on one.
+check: $(READY)
+	$(BIN)/l3d check
+site: $(READY)
+	$(BIN)/l3d book
 
 # Sections alone: make bench ONLY="toys paths"; a trial on small stand-ins: make bench QUICK=1
 ONLY ?=
