@@ -227,11 +227,18 @@ def test_targets_stop_at_the_first_failure(folder, target):
         assert (done.returncode == 0) == (len(ran) < stop)
         return ran
 
-    every = steps(100)
+    def ordered(ran: list[str]) -> list[str]:
+        """Check and book run side by side within a test, so that either may be first."""
+        return [*ran[:4], *sorted(ran[4:6], reverse=True), *ran[6:]] if target == "test" else ran
+
+    every = ordered(steps(100))
     expected = {
         "test": ["ruff check", "ruff format --check", "pytest", "pytest", "l3d check", "l3d book", "pytest"],
         "book": ["l3d run --all --preset quick", "l3d book"],
     }
     assert [step.startswith(words) for step, words in zip(every, expected[target], strict=True)] == [True] * len(every)
     for stop in range(1, len(every) + 1):
-        assert steps(stop) == every[:stop]
+        ran = ordered(steps(stop))
+        # Where one of the two that run side by side fails, the other may still run, and nothing after them.
+        beside = target == "test" and stop == 5
+        assert ran == every[:stop] or (beside and ran in (every[:6], [*every[:4], every[5]]))
