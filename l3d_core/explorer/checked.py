@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .record import FORMAT, KINDS
+from .store import read_layout
 
 _PICTURE = re.compile(r"data:image/(png|jpeg|webp|gif);base64,[A-Za-z0-9+/]+=*")
 _BLOCK = ("title", "facts", "kind", "outputs", "distribution", "tensors", "items", "decompositions", "matches")
@@ -168,22 +169,10 @@ def _check_prompt(what: str, prompt: Any, block: Block, ids: set[int]) -> None:
         _check_length(f"signed of subnetwork {other} of {what}", values, n, "position")
 
 
-def _numbers_of(layout: Block) -> int:
-    """Returns how many numbers one direction has in a layout as `sharing.save_l3d` writes it."""
-    total = 0
-    for _, shape, ranks in layout["tensors"]:
-        core = 1
-        for rank in ranks:
-            core *= rank
-        total += sum(r * n for r, n in zip(ranks, shape, strict=True))
-        total += 0 if layout["form"] == "cp" and shape else core
-    return total
-
-
 def _check_weights(what: str, weights: Any, last: int) -> None:
     _check_keys(f"weights of {what}", weights, ("layout", "v_in", "v_out"))
     _check_keys(f"layout of the weights of {what}", weights["layout"], ("form", "tensors"))
-    row = 4 * _numbers_of(weights["layout"])
+    row = 4 * read_layout(weights["layout"]).n_numbers
     for key in ("v_in", "v_out"):
         size = len(base64.b64decode(weights[key], validate=True))
         if size % row or size < row * (last + 1):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
-import json
 import os
 import re
 import zlib
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from ..checkpoints import write_whole
 from .checked import Block, check_block
+from .record import dump
 
 _HERE = Path(__file__).parent
 _SCRIPTS = ("data", "draw", "find", "card", "push", "prompts", "export", "app")
@@ -25,7 +25,7 @@ def packed(block: Block) -> str:
         ValueError: It holds NaN or infinity, which JSON has not, or what is no text, number, list or record.
     """
     try:
-        text = json.dumps(block, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        text = dump(block)
     except (TypeError, ValueError) as error:
         raise ValueError(f"the block is no JSON ({error}); expected plain values. Write None for NaN.") from error
     return base64.b64encode(zlib.compress(text.encode("ascii"), 9)).decode("ascii")
